@@ -1,0 +1,25 @@
+# Every target installs what it needs; none needs another to be run first.
+SHELL := /bin/bash
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+
+help:  ## what can be done here
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+# uv installs from the lock in seconds; where it can't be had, plain pip installs the same pins from pyproject.toml.
+.venv/.installed: pyproject.toml uv.lock
+	@if command -v uv >/dev/null 2>&1 || python3 -m pip install --quiet --user uv 2>/dev/null || python3 -m pip install --quiet uv 2>/dev/null; then \
+	  UV=$$(command -v uv || echo "python3 -m uv"); $$UV sync --quiet --locked --extra rehearse; \
+	else python3 -m venv .venv && $(PY) -m pip install --quiet 'pip<26.3' && $(PY) -m pip install --quiet -e '.[rehearse]' --group dev; fi
+	@touch $@
+
+test: .venv/.installed  ## unit, property and contract tests
+	$(PY) -m pytest
+
+check: .venv/.installed  ## formatting, lint, types
+	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
+
+format: .venv/.installed  ## format and mend what can be mended
+	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
+
+.PHONY: help test check format

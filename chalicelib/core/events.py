@@ -1,0 +1,208 @@
+"""What can happen to a run, and what the core can ask for in return. Plain frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from chalicelib.core.model import Counted, Lease, Reason, Run
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The run was accepted and has no attempt yet."""
+
+
+@dataclass(frozen=True)
+class Warned:
+    """EC2 will take the instance back at `ends_at`."""
+
+    instance_id: str
+    ends_at: datetime
+
+
+@dataclass(frozen=True)
+class InstanceState:
+    """What EC2 says about an instance: `state` is EC2's word, or None when EC2 does not know it any more."""
+
+    instance_id: str
+    state: str | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A launch was answered with an instance."""
+
+    attempt: int
+    token: str
+    instance_id: str
+    pool: str
+
+
+class Refusal(StrEnum):
+    CAPACITY = "capacity"  # other pools or later
+    QUOTA = "quota"  # when something of ours has ended
+    BUDGET = "budget"
+    RUN_BUDGET = "run_budget"
+    PRICE_UNKNOWN = "price_unknown"
+    FATAL = "fatal"  # a person must do something
+
+
+@dataclass(frozen=True)
+class LaunchRefused:
+    """A launch was answered, and there is no instance: every pool in `pools` refused."""
+
+    attempt: int
+    token: str
+    kind: Refusal
+    message: str
+    pools: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LaunchLost:
+    """A launch had no answer within the time it may be replayed, and EC2's tags know no instance of it."""
+
+    attempt: int
+    token: str
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """An agent asks for its work. `published` are the newest whole checkpoints in S3 by attempt, listed before."""
+
+    attempt: int
+    instance_id: str
+    ready: bool
+    published: tuple[Counted, ...] = ()
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A heartbeat. `step` is that of a checkpoint just published; `final` that it was the last one."""
+
+    attempt: int
+    instance_id: str
+    step: int | None = None
+    final: bool = False
+    notice_ends_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The agent's last word. `reason` DONE is success; `drained` means the trainer stopped because it was told to."""
+
+    attempt: int
+    instance_id: str
+    reason: Reason
+    message: str
+    code: int | None = None
+    step: int | None = None
+    drained: bool = False
+
+
+@dataclass(frozen=True)
+class CancelAsked:
+    by: str
+
+
+@dataclass(frozen=True)
+class SuspendAsked:
+    by: str
+    reason: Reason = Reason.USER
+
+
+@dataclass(frozen=True)
+class ResumeAsked:
+    by: str
+
+
+@dataclass(frozen=True)
+class Silent:
+    """The attempt has not been heard of for too long, and EC2 confirms that its instance runs."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The ledger has settled the lease with this sequence number."""
+
+    attempt: int
+    seq: int
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """The ledger has reserved the attempt's next slice; `lease` carries the next sequence number."""
+
+    attempt: int
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The sweep came by; deadlines are compared with now."""
+
+
+Event = (
+    Submitted
+    | Warned
+    | InstanceState
+    | Launched
+    | LaunchRefused
+    | LaunchLost
+    | Claimed
+    | Beat
+    | Exited
+    | CancelAsked
+    | SuspendAsked
+    | ResumeAsked
+    | Silent
+    | Settled
+    | Renewed
+    | Tick
+)
+
+
+@dataclass(frozen=True)
+class StartInstance:
+    """Ask EC2 for the attempt's saved launch; the attempt's lease is reserved in the same write that saves it."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class EndInstance:
+    """Terminate the attempt's instance. "Not found" is success."""
+
+    attempt: int
+    instance_id: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Settle the attempt's lease from what EC2 can prove about its use."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the run's timeline."""
+
+    reason: Reason
+    message: str
+    attempt: int | None = None
+
+
+Command = StartInstance | EndInstance | Settle | Note
+
+
+@dataclass(frozen=True)
+class Outcome:
+    run: Run
+    commands: tuple[Command, ...] = ()

@@ -1,0 +1,244 @@
+"""What a run is: its status, its attempts, its baton. Plain frozen data, no behaviour that acts.
+
+Money is Decimal USD, rates are USD per hour, times are timezone-aware UTC datetimes, spans are timedeltas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    QUEUED = "QUEUED"
+    LAUNCHING = "LAUNCHING"
+    RUNNING = "RUNNING"
+    RECOVERING = "RECOVERING"
+    STOPPING = "STOPPING"
+    SUSPENDED = "SUSPENDED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class Reason(StrEnum):
+    SUBMITTED = "submitted"
+    STARTED = "started"
+    SPOT_INTERRUPTION = "spot_interruption"
+    NO_CAPACITY = "no_capacity"
+    QUOTA = "quota"
+    BUDGET = "budget"
+    RUN_BUDGET = "run_budget"
+    PRICE_UNKNOWN = "price_unknown"
+    MAX_DURATION = "max_duration"
+    MAX_ATTEMPTS = "max_attempts"
+    NO_PROGRESS = "no_progress"
+    BOOT_FAILED = "boot_failed"
+    LOST_CONTACT = "lost_contact"
+    INSTANCE_ENDED = "instance_ended"
+    LAUNCH_REFUSED = "launch_refused"
+    EXIT_CODE = "exit_code"
+    METRICS_MISSING = "metrics_missing"
+    SOURCE = "source"
+    COMMAND = "command"
+    CHECKPOINT_DIR = "checkpoint_dir"
+    LEASE_END = "lease_end"
+    SUPERSEDED = "superseded"
+    HANDOFF = "handoff"
+    USER = "user"
+    DONE = "done"
+
+
+class Phase(StrEnum):
+    """Where an attempt is. The order is the order of a life; ENDED is reached from each."""
+
+    LAUNCHING = "LAUNCHING"  # asked of EC2, no answer yet
+    BOOTING = "BOOTING"  # an instance exists
+    PREPARING = "PREPARING"  # its agent has claimed once
+    READY = "READY"  # could restore, waits for the baton
+    TRAINING = "TRAINING"  # holds or held the baton
+    LEAVING = "LEAVING"  # its agent has reported its exit; the instance is about to go
+    ENDED = "ENDED"  # no instance (any more)
+
+
+class Wanted(StrEnum):
+    """What the person (or the money) wants of the run."""
+
+    RUN = "run"
+    SUSPEND = "suspend"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A pool the run may use, with the price cap that was reserved for it (USD per hour, instance only)."""
+
+    instance_type: str
+    zone: str
+    subnet: str
+    max_price: Decimal
+    market: str = "spot"
+
+    @property
+    def pool(self) -> str:
+        return f"{self.instance_type}/{self.zone}/{self.market}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The whole launch request, saved before the call, so that only this very request is ever replayed."""
+
+    token: str
+    offers: tuple[Offer, ...]
+    asked_at: datetime
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A paid time slice. `seq` guards every change; `reserved` is what the ledger holds for it, in USD."""
+
+    seq: int
+    start: datetime
+    end: datetime
+    rate: Decimal
+    reserved: Decimal
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class Attempt:
+    number: int
+    phase: Phase
+    phase_since: datetime
+    tries: int = 1
+    launch: Launch | None = None
+    lease: Lease | None = None
+    instance_id: str | None = None
+    pool: str | None = None
+    started_at: datetime | None = None  # when EC2 answered with the instance
+    notice_ends_at: datetime | None = None  # when EC2 said it will take the instance back
+    terminate_asked_at: datetime | None = None
+    drain: Reason | None = None  # told to drain, and why
+    superseded: bool = False
+    handed_over: bool = False  # published its final checkpoint
+    from_step: int | None = None
+    step: int | None = None  # of the newest checkpoint it published
+    exit_code: int | None = None
+    ended_at: datetime | None = None
+    ended_by: Reason | None = None
+
+    @property
+    def live(self) -> bool:
+        return self.phase is not Phase.ENDED
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The last step that counts for an earlier attempt, fixed when the baton moved on; -1 when none does."""
+
+    attempt: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Cooling:
+    pool: str
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the spec allows the run."""
+
+    cost_usd: Decimal
+    duration: timedelta
+    attempts: int
+    attempts_without_progress: int
+    disk_gb: int = 50
+    wait_for_budget: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training job from submission to result."""
+
+    name: str
+    uid: str  # distinguishes this run from an earlier one of the same name in client tokens
+    status: Status
+    reason: Reason
+    message: str
+    created_at: datetime
+    created_by: str
+    limits: Limits
+    deadline: datetime | None  # when the sweep acts if nothing else happened; None only at an end
+    offers: tuple[Offer, ...] = ()
+    wanted: Wanted = Wanted.RUN
+    wanted_reason: Reason = Reason.USER
+    attempts: tuple[Attempt, ...] = ()
+    baton: int | None = None
+    counted: tuple[Counted, ...] = ()
+    cooling: tuple[Cooling, ...] = ()
+    refusals: int = 0  # launches refused in a row
+    retry_at: datetime | None = None
+    ran: timedelta = field(default=timedelta())  # running time of ended attempts
+    version: int = 0
+
+    @property
+    def live(self) -> tuple[Attempt, ...]:
+        return tuple(a for a in self.attempts if a.live)
+
+    @property
+    def newest(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def holder(self) -> Attempt | None:
+        """The attempt that has the baton, whether its instance still lives or not."""
+        return self.attempt(self.baton) if self.baton else None
+
+    def attempt(self, number: int) -> Attempt | None:
+        return self.attempts[number - 1] if 0 < number <= len(self.attempts) else None
+
+    def on(self, instance_id: str) -> Attempt | None:
+        return next((a for a in reversed(self.attempts) if a.instance_id == instance_id), None)
+
+    def put(self, attempt: Attempt) -> Run:
+        """The run with this attempt in place of the one with its number, or added as the next."""
+        if attempt.number == len(self.attempts) + 1:
+            return replace(self, attempts=(*self.attempts, attempt))
+        return replace(self, attempts=tuple(attempt if a.number == attempt.number else a for a in self.attempts))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The numbers decisions are made with (DESIGN: money and handoff); a rehearsal scales them."""
+
+    lease: timedelta = timedelta(minutes=50)
+    renew_below: timedelta = timedelta(minutes=25)
+    grace: timedelta = timedelta(minutes=5)
+    end_margin: timedelta = timedelta(minutes=2)
+    heartbeat: timedelta = timedelta(seconds=30)
+    heartbeat_urgent: timedelta = timedelta(seconds=5)
+    silence: timedelta = timedelta(minutes=3)
+    claim_within: timedelta = timedelta(minutes=10)
+    replay_for: timedelta = timedelta(minutes=5)
+    notice: timedelta = timedelta(minutes=2)
+    after_notice: timedelta = timedelta(seconds=30)
+    leave_within: timedelta = timedelta(minutes=3)
+    cool_down: timedelta = timedelta(minutes=30)
+    retry_first: timedelta = timedelta(seconds=30)
+    retry_most: timedelta = timedelta(minutes=10)
+    disk_usd_gb_month: Decimal = Decimal("0.08")  # gp3, us-east-1, 2026
+    address_usd_hour: Decimal = Decimal("0.005")  # public IPv4
+
+    def scaled(self, scale: float) -> Policy:
+        """The same policy with every span multiplied by `scale` (a rehearsal's time scale)."""
+        scaled: dict[str, Any] = {k: v * scale if isinstance(v, timedelta) else v for k, v in vars(self).items()}
+        return Policy(**scaled)
