@@ -69,7 +69,7 @@ class World:
             case ev.Settle() if self.settle_at_once:
                 attempt = self.run.attempts[command.attempt - 1]
                 assert attempt.lease
-                self.tell(ev.Settled(command.attempt, attempt.lease.seq))
+                self.tell(ev.Settled(command.attempt, attempt.lease.seq, Decimal(0)))
             case _:
                 pass
 

@@ -36,12 +36,13 @@ class Lives(RuleBasedStateMachine):
     def check_baton_moved_rightly(self, before: Run) -> None:
         """I1: the baton left its holder only when the holder could publish no more, or was past its time."""
         run, holder = self.world.run, before.holder
-        if holder is None or run.baton == before.baton:
+        if run.baton is None or run.baton == before.baton:
+            return
+        assert not run.attempts[run.baton - 1].superseded
+        if holder is None:
             return
         over = holder.notice_ends_at and self.world.now >= holder.notice_ends_at + POLICY.after_notice
         assert not holder.live or holder.handed_over or over
-        assert run.baton is not None
-        assert not run.attempts[run.baton - 1].superseded
 
     def pick(self, data: st.DataObject) -> int:
         return data.draw(st.integers(1, len(self.world.run.attempts)), label="attempt")

@@ -215,9 +215,15 @@ def finish(run: Run, event: ev.Exited, now: datetime) -> Run:
 
 def settled(run: Run, event: ev.Settled) -> Run:
     attempt = run.attempt(event.attempt)
-    if attempt is None or attempt.live or attempt.lease is None or attempt.lease.seq != event.seq:
+    if (
+        attempt is None
+        or attempt.live
+        or attempt.lease is None
+        or attempt.lease.seq != event.seq
+        or attempt.lease.settled
+    ):
         return run
-    return run.put(replace(attempt, lease=replace(attempt.lease, settled=True)))
+    return run.put(replace(attempt, lease=replace(attempt.lease, settled=True, cost=event.cost)))
 
 
 def renewed(run: Run, event: ev.Renewed) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 
 from chalicelib.core.model import Counted, Lease, Reason, Run
@@ -128,10 +129,11 @@ class Silent:
 
 @dataclass(frozen=True)
 class Settled:
-    """The ledger has settled the lease with this sequence number."""
+    """What the lease with this sequence number has cost, proved from EC2, in USD; the rest goes back."""
 
     attempt: int
     seq: int
+    cost: Decimal
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ class Lease:
     rate: Decimal
     reserved: Decimal
     settled: bool = False
+    cost: Decimal = Decimal(0)  # what was settled
 
 
 @dataclass(frozen=True)
