@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from chalicelib.codec import plain, run_from
 from chalicelib.core import events as ev
@@ -17,31 +14,8 @@ from chalicelib.core.decide import decide
 from chalicelib.core.ledger import split
 from chalicelib.core.model import Reason, Run
 from chalicelib.store import Conflict, Exists, OverLimit, Store
+from tests.conftest import TABLE
 from tests.core_world import POLICY, START, World, new_run
-
-TABLE = "spot-relay-test"
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    with mock_aws():
-        client = boto3.client("dynamodb", region_name="us-east-1")
-        client.create_table(
-            TableName=TABLE,
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk", "live")],
-            GlobalSecondaryIndexes=[
-                {
-                    "IndexName": "live",
-                    "KeySchema": [{"AttributeName": "live", "KeyType": "HASH"}],
-                    "Projection": {"ProjectionType": "KEYS_ONLY"},
-                }
-            ],
-        )
-        yield Store(client, TABLE, Decimal(20))
 
 
 def launch(store: Store, run: Run) -> Run:

@@ -1,0 +1,132 @@
+"""The imperative shell: load, decide, save, perform. All of a run's changes go through here.
+
+What is saved is an intent; what is performed comes back as another event. A crash between the two loses nothing: the run still
+says what it waits for, and the next event or the sweep performs it again. Errors rise, so that Lambda retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from chalicelib.core import events as ev
+from chalicelib.core.decide import decide
+from chalicelib.core.model import Attempt, Policy, Run
+from chalicelib.fleet import Unanswered
+from chalicelib.store import Conflict, OverLimit, Store
+
+_TRIES = 8  # saves lost in a row to other writers before the event is given back to Lambda's own retry
+
+
+class Ec2(Protocol):
+    """What the shell needs of EC2; `chalicelib.fleet.Fleet` is the real one."""
+
+    def launch(self, run: str, attempt: Attempt) -> ev.Launched | ev.LaunchRefused: ...
+    def find(self, run: str, attempt: Attempt) -> ev.Launched | None: ...
+    def end(self, instance_id: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Shell:
+    store: Store
+    ec2: Ec2
+    policy: Policy
+    clock: Callable[[], datetime]
+    prove_cost: Callable[[Run, Attempt, datetime], Decimal]
+
+    def on_instance(self, event: ev.Warned | ev.InstanceState) -> Run | None:
+        """An event about an instance: one read when it is not ours."""
+        name = self.store.run_on(event.instance_id)
+        return self.tell(name, event) if name else None
+
+    def tell(self, name: str, event: ev.Event) -> Run | None:
+        """Let a run know. Gives the run after everything that followed at once; None when there is no such run."""
+        todo: list[ev.Event] = [event]
+        run: Run | None = None
+        while todo:
+            run, commands = self._change(name, todo.pop(0))
+            if run is None:
+                return None
+            for command in commands:
+                todo += self._perform(run, command)
+        return run
+
+    def _change(self, name: str, event: ev.Event) -> tuple[Run | None, tuple[ev.Command, ...]]:
+        for _ in range(_TRIES):
+            before = self.store.load(name)
+            if before is None:
+                return None, ()
+            now = self.clock()
+            outcome = decide(before, event, now, self.policy)
+            if _same(before, outcome.run):
+                return before, outcome.commands
+            try:
+                with suppress(Conflict):
+                    return self.store.save(before, outcome.run, notes(before, outcome.run), now), outcome.commands
+            except OverLimit as refusal:
+                refused = decide(outcome.run, _over_limit(outcome.run, refusal), now, self.policy).run
+                unpaid = decide(_without_unpaid(before, refused), ev.Tick(), now, self.policy)
+                with suppress(Conflict):
+                    return self.store.save(before, unpaid.run, notes(before, unpaid.run), now), unpaid.commands
+        raise Conflict(name)
+
+    def _perform(self, run: Run, command: ev.Command) -> list[ev.Event]:
+        """Do it, and say what came of it."""
+        match command:
+            case ev.StartInstance():
+                return self._start(run, run.attempts[command.attempt - 1])
+            case ev.EndInstance():
+                self.ec2.end(command.instance_id)
+                return []
+            case ev.Settle():
+                attempt = run.attempts[command.attempt - 1]
+                assert attempt.lease is not None
+                cost = self.prove_cost(run, attempt, self.clock())
+                return [ev.Settled(attempt.number, attempt.lease.seq, cost)]
+            case ev.Note():
+                return []
+
+    def _start(self, run: Run, attempt: Attempt) -> list[ev.Event]:
+        assert attempt.launch is not None
+        if self.clock() >= attempt.launch.asked_at + self.policy.replay_for:
+            found = self.ec2.find(run.name, attempt)
+            return [found or ev.LaunchLost(attempt.number, attempt.launch.token)]
+        try:
+            return [self.ec2.launch(run.name, attempt)]
+        except Unanswered:
+            return []  # the saved request is replayed by the sweep
+
+
+def notes(before: Run, after: Run) -> tuple[ev.Note, ...]:
+    """The timeline's lines for a change: what the run says of itself, when it says something new."""
+    if (before.status, before.reason, before.message) == (after.status, after.reason, after.message):
+        return ()
+    newest = after.newest
+    return (ev.Note(after.reason, after.message, newest.number if newest else None),)
+
+
+def _same(before: Run, after: Run) -> bool:
+    """Whether nothing but the next look changed; then there is nothing worth a write."""
+    return replace(before, deadline=None) == replace(after, deadline=None) and before.deadline is not None
+
+
+def _over_limit(run: Run, refusal: OverLimit) -> ev.LaunchRefused:
+    newest = run.newest
+    assert newest is not None
+    assert newest.launch is not None
+    kind = ev.Refusal.RUN_BUDGET if refusal.which == "run" else ev.Refusal.BUDGET
+    what = "limits.cost_usd" if refusal.which == "run" else "the month's limit"
+    return ev.LaunchRefused(
+        newest.number, newest.launch.token, kind, f"{what} does not cover {refusal.needed} USD more."
+    )
+
+
+def _without_unpaid(before: Run, after: Run) -> Run:
+    """A launch that could not be paid for never was: no attempt, no lease, nothing to settle."""
+    if len(after.attempts) > len(before.attempts):
+        return replace(after, attempts=after.attempts[: len(before.attempts)])
+    return replace(after, attempts=before.attempts)

@@ -1,0 +1,332 @@
+"""The rehearsal's AWS: a patched ministack as a process of its own, and the real `chalice deploy` into it."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import boto3
+
+from spotrelay.rehearsal.ministack_main import ACCOUNT_ID, HOST_KEY_VARIABLE
+from spotrelay.rehearsal.ministack_patches import EC2_HOST_HEADER
+
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 8.0
+DEPLOY_TIMEOUT_S = 600.0
+
+# What `chalice deploy` packs, and so all that is copied.
+_PACKED = ("app.py", "chalicelib", "vendor", "requirements.txt")
+# pip's settings, and how this machine reaches its package index.
+_PIP_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY")
+
+
+class EmulatorError(RuntimeError):
+    """The emulator, or a deploy into it, failed; the message has the end of the log."""
+
+
+@dataclass(frozen=True)
+class DeployedApi:
+    """An API that `chalice deploy` created, at its address in the emulator (no slash at the end)."""
+
+    api_id: str
+    url: str
+
+
+class Emulator:
+    """A ministack on loopback.
+
+    ```
+    with Emulator().start(workdir, ec2_endpoint) as emulator:
+        emulator.client("dynamodb").list_tables()
+    ```
+    """
+
+    def __init__(self, *, region: str = "us-east-1", cache_dir: Path | None = None) -> None:
+        """`cache_dir` keeps what pip downloads from one rehearsal to the next; it defaults to the work directory."""
+        self.region = region
+        self.account_id = ACCOUNT_ID
+        self.access_key_id = "AKIA" + secrets.token_hex(8).upper()
+        self.secret_access_key = secrets.token_urlsafe(30)
+        self.host_key = secrets.token_urlsafe(30)
+        self._cache_dir = cache_dir
+        self._process: subprocess.Popen[bytes] | None = None
+        self._workdir: Path | None = None
+        self._port = 0
+
+    @property
+    def endpoint(self) -> str:
+        """The one endpoint of every service."""
+        if self._process is None:
+            raise EmulatorError("The emulator is not running")
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def workdir(self) -> Path:
+        """Where the emulator writes: `data/`, `deploys/` and `ministack.log`."""
+        if self._workdir is None:
+            raise EmulatorError("The emulator was never started")
+        return self._workdir
+
+    @property
+    def log_file(self) -> Path:
+        """ministack's log."""
+        return self.workdir / "ministack.log"
+
+    def start(self, workdir: Path, ec2_endpoint: str, *, env: Mapping[str, str] | None = None) -> Self:
+        """Start it and wait until it answers. `env` adds to its environment, and so to that of every Lambda."""
+        if self._process is not None:
+            raise EmulatorError("The emulator is already running")
+        self._workdir = workdir.resolve()
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        self._port = _free_port()
+        command = [sys.executable, "-m", "spotrelay.rehearsal.ministack_main", "--port", str(self._port)]
+        command += ["--ec2-endpoint", ec2_endpoint, "--data", str(self._workdir / "data"), "--with-parent"]
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                # The pipe closes when this process ends, however it ends, and ends the emulator.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._workdir,
+                env={**self._server_environment(), **(env or {})},
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End it with all its Lambdas, and make sure that none is left."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        group = process.pid
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+        process.wait(STOP_TIMEOUT_S)
+        if process.stdin is not None:
+            process.stdin.close()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while left := group_members(group):
+            if time.monotonic() > deadline:
+                raise EmulatorError(f"Processes {left} of the emulator did not end")
+            time.sleep(0.02)
+        # Unpacked functions, which ministack leaves when it is ended.
+        shutil.rmtree(self.workdir / "data" / "tmp", ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def process_group(self) -> int | None:
+        """The process group of the running emulator and its Lambdas."""
+        return self._process.pid if self._process is not None else None
+
+    def session(self) -> boto3.Session:
+        """A boto3 session as the account's administrator; its clients need `endpoint_url`."""
+        return boto3.Session(
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            region_name=self.region,
+        )
+
+    def client(self, service: str, *, as_ec2_host: bool = False) -> Any:
+        """A boto3 client of the emulator; `as_ec2_host` may put events whose source is `aws.ec2`."""
+        session: Any = self.session()
+        client = session.client(service, endpoint_url=self.endpoint)
+        if as_ec2_host:
+
+            def add_key(request: Any, **_: Any) -> None:
+                request.headers[EC2_HOST_HEADER] = self.host_key
+
+            client.meta.events.register("before-sign.events.PutEvents", add_key)
+        return client
+
+    def chalice_deploy(
+        self,
+        project_dir: Path,
+        stage: str,
+        env: Mapping[str, str] | None = None,
+        *,
+        stage_config: Mapping[str, Any] | None = None,
+    ) -> DeployedApi:
+        """Run the real `chalice deploy` on a copy of a project, again to update what is deployed.
+
+        `env` adds to the functions' environment variables, `stage_config` to the stage's settings (such as
+        `iam_role_arn`) in `.chalice/config.json`. The project's own tree is only read.
+        """
+        copy = self.workdir / "deploys" / f"{project_dir.resolve().name}-{stage}"
+        _copy_project(project_dir, copy, stage, env or {}, stage_config or {})
+        self._run_chalice(["deploy", "--stage", stage], copy)
+        deployed = copy / ".chalice" / "deployed" / f"{stage}.json"
+        resources = json.loads(deployed.read_text())["resources"] if deployed.is_file() else []
+        for resource in resources:
+            if resource["resource_type"] == "rest_api":
+                api_id, api_stage = resource["rest_api_id"], urlsplit(resource["rest_api_url"]).path.strip("/")
+                return DeployedApi(api_id, f"{self.endpoint}/_aws/execute-api/{api_id}/{api_stage}")
+        raise EmulatorError(f"chalice deployed no REST API from {project_dir}")
+
+    def _server_environment(self) -> dict[str, str]:
+        """Little of the user's environment: no profile, no keys; whatever isn't on loopback meets a closed port."""
+        nowhere = "http://127.0.0.1:9"
+        data = str(self.workdir / "data")
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": os.environ.get("LANG", "C.UTF-8"),
+            "HOME": data,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry),
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "MINISTACK_REGION": self.region,
+            **self._aws_environment(),
+            HOST_KEY_VARIABLE: self.host_key,
+            "HTTP_PROXY": nowhere,
+            "HTTPS_PROXY": nowhere,
+            "http_proxy": nowhere,
+            "https_proxy": nowhere,
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+
+    def _aws_environment(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def _run_chalice(self, arguments: list[str], project: Path) -> None:
+        cache = (self._cache_dir or self.workdir / "cache").resolve()
+        kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        kept |= {name: os.environ[name] for name in _PIP_VARIABLES if name in os.environ}
+        kept |= {name: os.environ[name.lower()] for name in _PIP_VARIABLES if name.lower() in os.environ}
+        direct = ",".join(
+            filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"))
+        )
+        environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": os.environ.get("LANG", "C.UTF-8"),
+            # pip's own settings may be in the user's folder; nothing is written there.
+            "HOME": os.environ.get("HOME", str(self.workdir)),
+            "PIP_CACHE_DIR": str(cache / "pip"),
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            **kept,
+            "NO_PROXY": direct,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            **self._aws_environment(),
+        }
+        # The module has no `__main__`, and a script of that name need not be next to the interpreter.
+        command = [sys.executable, "-c", "import sys; from chalice.cli import main; sys.exit(main())", *arguments]
+        log_file = self.workdir / "chalice.log"
+        with log_file.open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=project,
+                env=environment,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(DEPLOY_TIMEOUT_S)
+            except BaseException as error:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise EmulatorError(f"`chalice deploy` took too long\n{_tail(log_file)}") from error
+                raise
+        if code:
+            raise EmulatorError(f"`chalice {' '.join(arguments)}` failed ({code})\n{_tail(log_file)}")
+
+    def _wait_until_healthy(self) -> None:
+        process = self._process
+        assert process is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise EmulatorError(f"ministack ended with {process.returncode}\n{_tail(self.log_file)}")
+            try:
+                with opener.open(f"{self.endpoint}/_ministack/health", timeout=2) as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                time.sleep(0.05)
+        raise EmulatorError(f"ministack did not answer within {START_TIMEOUT_S:.0f} s\n{_tail(self.log_file)}")
+
+
+def group_members(group: int) -> list[int]:
+    """The running processes of a process group; a zombie, which waits to be reaped, isn't running."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=True)
+    rows = (line.split() for line in listed.stdout.splitlines())
+    return [int(row[0]) for row in rows if len(row) >= 3 and row[1] == str(group) and not row[2].startswith("Z")]
+
+
+def _copy_project(
+    project: Path, copy: Path, stage: str, env: Mapping[str, str], stage_config: Mapping[str, Any]
+) -> None:
+    """Bring the copy up to date, except for what `chalice deploy` keeps in it from one time to the next."""
+    (copy / ".chalice").mkdir(parents=True, exist_ok=True)
+    for name in _PACKED:
+        source, target = project / name, copy / name
+        if target.is_dir():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        elif source.exists():
+            shutil.copy2(source, target)
+    for source in (project / ".chalice").glob("*.json"):
+        shutil.copy2(source, copy / ".chalice" / source.name)
+    config_file = copy / ".chalice" / "config.json"
+    config = json.loads(config_file.read_text())
+    settings = config.setdefault("stages", {}).setdefault(stage, {})
+    settings.update(stage_config)
+    settings["environment_variables"] = {**settings.get("environment_variables", {}), **env}
+    config_file.write_text(json.dumps(config, indent=2))
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _tail(log: Path, lines: int = 30) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"
