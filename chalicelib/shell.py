@@ -43,9 +43,13 @@ class Shell:
         name = self.store.run_on(event.instance_id)
         return self.tell(name, event) if name else None
 
-    def tell(self, name: str, event: ev.Event) -> Run | None:
-        """Let a run know. Gives the run after everything that followed at once; None when there is no such run."""
-        todo: list[ev.Event] = [event]
+    def tell(self, name: str, event: ev.Event | Callable[[Run], ev.Event]) -> Run | None:
+        """Let a run know. Gives the run after everything that followed at once; None when there is no such run.
+
+        An event that depends on more than the run is given as a function: it is made anew from each version that is
+        tried. Raises OverLimit for a renewal that the money does not cover.
+        """
+        todo: list[ev.Event | Callable[[Run], ev.Event]] = [event]
         run: Run | None = None
         while todo:
             run, commands = self._change(name, todo.pop(0))
@@ -55,11 +59,14 @@ class Shell:
                 todo += self._perform(run, command)
         return run
 
-    def _change(self, name: str, event: ev.Event) -> tuple[Run | None, tuple[ev.Command, ...]]:
+    def _change(
+        self, name: str, given: ev.Event | Callable[[Run], ev.Event]
+    ) -> tuple[Run | None, tuple[ev.Command, ...]]:
         for _ in range(_TRIES):
             before = self.store.load(name)
             if before is None:
                 return None, ()
+            event = given(before) if callable(given) else given
             now = self.clock()
             outcome = decide(before, event, now, self.policy)
             if _same(before, outcome.run):
@@ -68,6 +75,8 @@ class Shell:
                 with suppress(Conflict):
                     return self.store.save(before, outcome.run, notes(before, outcome.run), now), outcome.commands
             except OverLimit as refusal:
+                if isinstance(event, ev.Renewed):
+                    raise  # nothing was launched for it: the lease it has stands
                 refused = decide(outcome.run, _over_limit(outcome.run, refusal), now, self.policy).run
                 unpaid = decide(_without_unpaid(before, refused), ev.Tick(), now, self.policy)
                 with suppress(Conflict):

@@ -7,8 +7,8 @@ to look, is not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -20,6 +20,7 @@ from chalicelib.codec import from_item, plain, run_from, to_item
 from chalicelib.core.events import Note
 from chalicelib.core.ledger import Movement, movements
 from chalicelib.core.model import Run
+from chalicelib.records import listing
 
 
 class Conflict(Exception):
@@ -50,7 +51,7 @@ class Store:
         run = replace(run, version=1)
         puts = [
             self._put(self._run_item(run), "attribute_not_exists(pk)"),
-            self._put({"pk": f"RUN#{run.name}", "sk": "SPEC", "hash": spec_hash, "spec": spec}),
+            self._put({"pk": f"RUN#{run.name}", "sk": "SPEC", "hash": spec_hash, "spec": json.dumps(spec)}),
             self._put(
                 {
                     "pk": f"LEDGER#{run.name}",
@@ -60,6 +61,7 @@ class Store:
                     "settled": Decimal(0),
                 }
             ),
+            self._put(listing(run)),
             *self._notes(run, (Note(run.reason, run.message),), run.created_at),
         ]
         try:
@@ -77,7 +79,7 @@ class Store:
     def spec(self, name: str) -> tuple[dict[str, Any], str] | None:
         """The spec as submitted and its hash."""
         item = self._get(f"RUN#{name}", "SPEC")
-        return (item["spec"], item["hash"]) if item else None
+        return (json.loads(item["spec"]), str(item["hash"])) if item else None
 
     def run_on(self, instance_id: str) -> str | None:
         """The name of the run whose attempt has this instance; None when it is not ours."""
@@ -88,8 +90,6 @@ class Store:
         """Save a changed run, its notes, its new instances and the money it moves. Raises Conflict, OverLimit."""
         after = replace(after, version=before.version + 1)
         money = movements(before, after)
-        for month in {m.month for m in money}:
-            self._open_month(month)
         head = {
             "Put": {
                 "TableName": self._table,
@@ -98,7 +98,8 @@ class Store:
                 "ExpressionAttributeValues": to_item({":before": before.version}),
             }
         }
-        moves = [write for m in money for write in self._move(after.name, m)]
+        accounts = _accounts(after.name, money)
+        moves = [self._account(pk, sk, move) for (pk, sk), move in accounts.items()]
         rest = [*self._pointers(before, after), *self._notes(after, notes, now)]
         try:
             self._client.transact_write_items(TransactItems=[head, *moves, *rest])
@@ -107,8 +108,8 @@ class Store:
             if 0 in failed:
                 raise Conflict(after.name) from error
             if failed:
-                index = failed[0] - 1
-                raise OverLimit("month" if index % 2 == 0 else "run", money[index // 2].needs) from error
+                (_, which), move = list(accounts.items())[failed[0] - 1]
+                raise OverLimit(which.lower(), move.needs) from error
             raise
         return after
 
@@ -119,16 +120,21 @@ class Store:
             for item in page["Items"]:
                 yield str(from_item(item)["live"])
 
-    def timeline(self, name: str) -> Iterator[dict[str, Any]]:
-        """The run's notes, oldest first: at, reason, message, attempt."""
-        pages = self._client.get_paginator("query").paginate(
+    def timeline(self, name: str, limit: int = 100, after: str = "") -> tuple[list[dict[str, Any]], str | None]:
+        """The run's notes, oldest first (at, status, reason, message, attempt), and the cursor of the next page."""
+        answer = self._client.query(
             TableName=self._table,
-            KeyConditionExpression="pk = :pk AND begins_with(sk, :sk)",
-            ExpressionAttributeValues=to_item({":pk": f"RUN#{name}", ":sk": "EVENT#"}),
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :from AND :to",
+            # `~` sorts after every digit: all events from just after the cursor.
+            ExpressionAttributeValues=to_item(
+                {":pk": f"RUN#{name}", ":from": f"EVENT#{after}~" if after else "EVENT#", ":to": "EVENT#~"}
+            ),
             ConsistentRead=True,
+            Limit=limit,
         )
-        for page in pages:
-            yield from (from_item(i) for i in page["Items"])
+        items = [from_item(i) for i in answer["Items"]]
+        more = "LastEvaluatedKey" in answer and items
+        return items, str(items[-1]["sk"]).removeprefix("EVENT#") if more else None
 
     def month(self, month: str) -> dict[str, Decimal]:
         """limit, free, reserved and settled of a month (yyyy-mm), in USD."""
@@ -176,38 +182,41 @@ class Store:
             for n, note in enumerate(notes)
         ]
 
-    def _open_month(self, month: str) -> None:
-        """Give a month its limit before its first movement; harmless when it has one."""
-        item = {
-            "pk": f"LEDGER#{month}",
-            "sk": "MONTH",
-            "limit": self._limit,
-            "free": self._limit,
-            "reserved": Decimal(0),
-            "settled": Decimal(0),
-        }
-        with suppress(self._client.exceptions.ConditionalCheckFailedException):
-            self._client.put_item(
-                TableName=self._table, Item=to_item(item), ConditionExpression="attribute_not_exists(pk)"
-            )
-
-    def _move(self, run: str, move: Movement) -> list[dict[str, Any]]:
-        return [self._account(f"LEDGER#{move.month}", "MONTH", move), self._account(f"LEDGER#{run}", "RUN", move)]
-
     def _account(self, pk: str, sk: str, move: Movement) -> dict[str, Any]:
+        """A month's first movement gives it its limit: no call of its own is spent on that."""
+        values = {":needs": move.needs, ":reserved": move.reserved, ":settled": move.settled, ":zero": Decimal(0)}
+        sets = (
+            "reserved = if_not_exists(reserved, :zero) + :reserved, settled = if_not_exists(settled, :zero) + :settled"
+        )
+        if sk == "MONTH":
+            values[":limit"] = self._limit
+            sets += ", #limit = if_not_exists(#limit, :limit), #free = if_not_exists(#free, :limit) - :needs"
+        else:
+            sets += ", #free = #free - :needs"
         update: dict[str, Any] = {
             "TableName": self._table,
             "Key": to_item({"pk": pk, "sk": sk}),
-            "UpdateExpression": "ADD #free :less, reserved :reserved, settled :settled",
-            "ExpressionAttributeNames": {"#free": "free"},
-            "ExpressionAttributeValues": to_item(
-                {":less": -move.needs, ":reserved": move.reserved, ":settled": move.settled}
-            ),
+            "UpdateExpression": f"SET {sets}",
+            "ExpressionAttributeNames": {"#free": "free"} | ({"#limit": "limit"} if sk == "MONTH" else {}),
+            "ExpressionAttributeValues": to_item(values),
         }
         if move.needs > 0:
-            update["ConditionExpression"] = "#free >= :needs"
-            update["ExpressionAttributeValues"] |= to_item({":needs": move.needs})
+            new_month = sk == "MONTH" and self._limit >= move.needs
+            update["ConditionExpression"] = "#free >= :needs" + (" OR attribute_not_exists(#free)" if new_month else "")
         return {"Update": update}
+
+
+def _accounts(run: str, money: tuple[Movement, ...]) -> dict[tuple[str, str], Movement]:
+    """What each item of the ledger gains and loses, by its key: a transaction may touch an item only once."""
+    sums: dict[tuple[str, str], Movement] = {}
+    for move in money:
+        for key in ((f"LEDGER#{move.month}", "MONTH"), (f"LEDGER#{run}", "RUN")):
+            held = sums.get(key)
+            total = move
+            if held is not None:
+                total = replace(move, reserved=held.reserved + move.reserved, settled=held.settled + move.settled)
+            sums[key] = total
+    return sums
 
 
 def _failed_conditions(error: ClientError) -> list[int]:

@@ -140,5 +140,5 @@ def test_the_timeline_tells_the_story(stage: Stage) -> None:
     stage.tell(ev.Claimed(1, "i-1", ready=False))
     stage.tell(ev.Claimed(1, "i-1", ready=True))
     stage.tell(ev.Exited(1, "i-1", Reason.DONE, "The result is in S3."))
-    said = [e["message"] for e in stage.store.timeline(NAME)]
+    said = [e["message"] for e in stage.store.timeline(NAME)[0]]
     assert said[-2:] == ["Attempt 1 trains from step 0.", "The result is in S3."]

@@ -105,7 +105,7 @@ def test_only_runs_with_something_left_to_do_are_live(store: Store) -> None:
 
 def test_the_timeline_is_in_order(store: Store) -> None:
     launch(store, store.create(new_run(), {}, "abc"))
-    assert [e["message"] for e in store.timeline("cloud_prod_001")] == ["Accepted.", "Launched."]
+    assert [e["message"] for e in store.timeline("cloud_prod_001")[0]] == ["Accepted.", "Launched."]
 
 
 def test_a_lease_over_the_border_of_a_month_is_split_and_never_rounds_down() -> None:

@@ -132,6 +132,7 @@ def claimed(run: Run, event: ev.Claimed, now: datetime, policy: Policy) -> Run:
     if (
         attempt.phase is Phase.READY
         and event.ready
+        and event.published is not None
         and run.wanted is Wanted.RUN
         and not blocked(run, attempt, now, policy)
     ):
@@ -152,6 +153,14 @@ def blocked(run: Run, attempt: Attempt, now: datetime, policy: Policy) -> bool:
     if holder is None or holder.number == attempt.number or not holder.live or holder.handed_over:
         return False
     return holder.notice_ends_at is None or now < holder.notice_ends_at + policy.after_notice
+
+
+def may_take(run: Run, number: int, now: datetime, policy: Policy) -> bool:
+    """Whether a ready claim of this attempt would move the baton, so that what was published is to be listed first."""
+    attempt = run.attempt(number)
+    if attempt is None or not attempt.live or run.baton == number or superseded(run, attempt):
+        return False
+    return run.wanted is Wanted.RUN and not run.status.ended and not blocked(run, attempt, now, policy)
 
 
 def take_baton(run: Run, attempt: Attempt, published: tuple[Counted, ...], now: datetime) -> Run:
@@ -231,6 +240,10 @@ def renewed(run: Run, event: ev.Renewed) -> Run:
     if attempt is None or not attempt.live or attempt.lease is None or event.lease.seq != attempt.lease.seq + 1:
         return run
     return run.put(replace(attempt, lease=event.lease))
+
+
+def priced(run: Run, event: ev.Priced, now: datetime) -> Run:
+    return replace(run, offers=event.offers, offered_at=now) if event.offers else run
 
 
 def silent(run: Run, event: ev.Silent, now: datetime) -> Run:

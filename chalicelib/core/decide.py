@@ -47,6 +47,8 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
             return apply.settled(run, event)
         case ev.Renewed():
             return apply.renewed(run, event)
+        case ev.Priced():
+            return apply.priced(run, event, now)
         case ev.CancelAsked() | ev.SuspendAsked() | ev.ResumeAsked():
             return apply.asked(run, event)
         case ev.Submitted() | ev.Tick():

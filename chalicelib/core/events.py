@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from chalicelib.core.model import Counted, Lease, Reason, Run
+from chalicelib.core.model import Counted, Lease, Offer, Reason, Run
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,16 @@ class LaunchLost:
 
 @dataclass(frozen=True)
 class Claimed:
-    """An agent asks for its work. `published` are the newest whole checkpoints in S3 by attempt, listed before."""
+    """An agent asks for its work.
+
+    `published` are the newest whole checkpoints in S3 by attempt, listed after the run was read: what this event is
+    written onto must be that very version, or a last checkpoint published in between would be lost. None: not listed.
+    """
 
     attempt: int
     instance_id: str
     ready: bool
-    published: tuple[Counted, ...] = ()
+    published: tuple[Counted, ...] | None = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,13 @@ class Renewed:
 
 
 @dataclass(frozen=True)
+class Priced:
+    """What the pools are offered for now: it replaces the offers of launches to come."""
+
+    offers: tuple[Offer, ...]
+
+
+@dataclass(frozen=True)
 class Tick:
     """The sweep came by; deadlines are compared with now."""
 
@@ -165,6 +176,7 @@ Event = (
     | Silent
     | Settled
     | Renewed
+    | Priced
     | Tick
 )
 

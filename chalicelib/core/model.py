@@ -180,6 +180,7 @@ class Run:
     limits: Limits
     deadline: datetime | None  # when the sweep acts if nothing else happened; None only at an end
     offers: tuple[Offer, ...] = ()
+    offered_at: datetime | None = None  # when the offers' prices were asked
     wanted: Wanted = Wanted.RUN
     wanted_reason: Reason = Reason.USER
     attempts: tuple[Attempt, ...] = ()
@@ -236,6 +237,7 @@ class Policy:
     cool_down: timedelta = timedelta(minutes=30)
     retry_first: timedelta = timedelta(seconds=30)
     retry_most: timedelta = timedelta(minutes=10)
+    price_age: timedelta = timedelta(hours=1)
     disk_usd_gb_month: Decimal = Decimal("0.08")  # gp3, us-east-1, 2026
     address_usd_hour: Decimal = Decimal("0.005")  # public IPv4
 

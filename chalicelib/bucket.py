@@ -1,0 +1,151 @@
+"""The bucket as the controller sees it: which checkpoints are whole, and what runs left. Agents write; only this prunes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from chalicelib.core.model import Counted, Run
+
+_MOST_METRICS = 1024 * 1024
+_MANIFEST = "MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The stored source of a run and the commit it is of."""
+
+    key: str
+    commit: str | None
+
+
+def run_prefix(run: str) -> str:
+    return f"runs/{run}/"
+
+
+def checkpoint_prefix(run: str, attempt: int, step: int) -> str:
+    return f"{run_prefix(run)}checkpoints/{attempt:04d}/{step:012d}/"
+
+
+class Bucket:
+    def __init__(self, s3: Any, name: str) -> None:
+        self._s3 = s3
+        self.name = name
+
+    def put_spec(self, run: str, spec: dict[str, Any]) -> None:
+        body = json.dumps(spec, indent=1).encode()
+        self._s3.put_object(
+            Bucket=self.name, Key=f"{run_prefix(run)}spec.json", Body=body, ContentType="application/json"
+        )
+
+    def source(self, run: str) -> Source | None:
+        """The source that the first attempt stored, if one did."""
+        key = f"{run_prefix(run)}source.tar.gz"
+        head = self._head(key)
+        return Source(key, head.get("Metadata", {}).get("commit")) if head else None
+
+    def published(self, run: Run, before: int) -> tuple[Counted, ...]:
+        """The newest whole checkpoint of each attempt below `before`; attempts that are fixed already are not asked."""
+        fixed = {c.attempt for c in run.counted}
+        found = []
+        for number in range(1, before):
+            if number not in fixed:
+                newest = next(self.whole(run.name, number), None)
+                if newest is not None:
+                    found.append(Counted(number, newest))
+        return tuple(found)
+
+    def restorable(self, run: Run, most: int = 10) -> list[Counted]:
+        """Whole checkpoints that count, newest first: what to restore, and what instead should it be torn."""
+        found: list[Counted] = []
+        for last in sorted(run.counted, key=lambda c: -c.attempt):
+            if last.step < 0:
+                continue
+            for step in self.whole(run.name, last.attempt, last.step):
+                found.append(Counted(last.attempt, step))
+                if len(found) == most:
+                    return found
+        return found
+
+    def whole(self, run: str, attempt: int, at_most: int | None = None) -> Iterator[int]:
+        """Steps of the attempt's whole checkpoints, newest first."""
+        for step in sorted(self._steps(run, attempt), reverse=True):
+            if at_most is not None and step > at_most:
+                continue
+            if self._head(checkpoint_prefix(run, attempt, step) + _MANIFEST):
+                yield step
+
+    def attempts(self, run: str) -> list[int]:
+        """Attempts that have begun to write checkpoints."""
+        return sorted(self._numbers(f"{run_prefix(run)}checkpoints/"))
+
+    def prune(self, run: Run, keep: int) -> list[Counted]:
+        """Delete all but the newest `keep` checkpoints of the run, and what was begun before a newer whole one.
+
+        What does not count (published after the baton moved on) goes too. Gives what was deleted.
+        """
+        fixed = {c.attempt: c.step for c in run.counted}
+        kept, gone = 0, []
+        for number in reversed(self.attempts(run.name)):
+            seen_whole = False
+            for step in sorted(self._steps(run.name, number), reverse=True):
+                is_whole = bool(self._head(checkpoint_prefix(run.name, number, step) + _MANIFEST))
+                counts = step <= fixed.get(number, step)
+                if is_whole and counts and kept < keep:
+                    kept, seen_whole = kept + 1, True
+                elif kept >= keep or (not counts and kept) or (not is_whole and seen_whole):
+                    self._delete(checkpoint_prefix(run.name, number, step))
+                    gone.append(Counted(number, step))
+        return gone
+
+    def metrics(self, run: str, attempt: int, name: str) -> dict[str, Any] | None:
+        """The metrics file among an attempt's results; None when there is none, or it is no JSON object up to 1 MiB."""
+        key = f"{run_prefix(run)}results/{attempt:04d}/{name}"
+        try:
+            answer = self._s3.get_object(Bucket=self.name, Key=key)
+        except ClientError as error:
+            if _missing(error):
+                return None
+            raise
+        if answer["ContentLength"] > _MOST_METRICS:
+            return None
+        try:
+            document = json.loads(answer["Body"].read())
+        except ValueError:
+            return None
+        return document if isinstance(document, dict) else None
+
+    def _steps(self, run: str, attempt: int) -> list[int]:
+        return self._numbers(f"{run_prefix(run)}checkpoints/{attempt:04d}/")
+
+    def _numbers(self, prefix: str) -> list[int]:
+        """Folders named by a number. With a delimiter a checkpoint of 10,000 files is one line of the answer."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix, Delimiter="/")
+        names = (p["Prefix"][len(prefix) :].rstrip("/") for page in pages for p in page.get("CommonPrefixes", []))
+        return [int(name) for name in names if name.isdigit()]
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        try:
+            head: dict[str, Any] = self._s3.head_object(Bucket=self.name, Key=key)
+        except ClientError as error:
+            if _missing(error):
+                return None
+            raise
+        return head
+
+    def _delete(self, prefix: str) -> None:
+        # The manifest first: from then on the checkpoint does not exist, however far the rest gets.
+        self._s3.delete_object(Bucket=self.name, Key=prefix + _MANIFEST)
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        for page in pages:
+            keys = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
+            if keys:
+                self._s3.delete_objects(Bucket=self.name, Delete={"Objects": keys, "Quiet": True})
+
+
+def _missing(error: ClientError) -> bool:
+    return error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound")

@@ -1,0 +1,74 @@
+"""The controller's settings: environment variables that deploying writes, read once per Lambda."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from chalicelib.core.model import Policy
+
+
+class NotConfigured(Exception):
+    """A setting is missing or can't be understood; the message names it and what would be right."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    stage: str
+    table: str
+    bucket: str
+    launch_template: str
+    run_role_arn: str
+    agent_sha256: str
+    api_url: str
+    limit_usd: Decimal
+    topic_arn: str
+    log_group: str
+    time_scale: float = 1.0  # below 1 only in a rehearsal
+    allow_local: bool = False  # whether source.repo may be a folder; only in a rehearsal
+
+    @property
+    def policy(self) -> Policy:
+        return Policy().scaled(self.time_scale)
+
+    @property
+    def account(self) -> str:
+        """The AWS account, from the run role's ARN (arn:aws:iam::<account>:role/<name>)."""
+        return self.run_role_arn.split(":")[4]
+
+    @property
+    def instance_role(self) -> str:
+        return f"spot-relay-{self.stage}-instance"
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> Settings:
+        """Raises NotConfigured."""
+
+        def need(name: str) -> str:
+            value = env.get(name, "")
+            if not value:
+                raise NotConfigured(f"The environment variable {name} is not set: run make deploy, which writes it.")
+            return value
+
+        try:
+            limit = Decimal(need("LIMIT_USD"))
+            scale = float(env.get("TIME_SCALE") or 1)
+        except (InvalidOperation, ValueError) as error:
+            raise NotConfigured(f"LIMIT_USD and TIME_SCALE must be numbers: {error}") from error
+        if not need("RUN_ROLE_ARN").startswith("arn:"):
+            raise NotConfigured("RUN_ROLE_ARN must be the ARN of a role.")
+        return cls(
+            stage=need("STAGE"),
+            table=need("TABLE"),
+            bucket=need("BUCKET"),
+            launch_template=need("LAUNCH_TEMPLATE"),
+            run_role_arn=need("RUN_ROLE_ARN"),
+            agent_sha256=need("AGENT_SHA256"),
+            api_url=need("API_URL").rstrip("/"),
+            limit_usd=limit,
+            topic_arn=env.get("TOPIC_ARN", ""),
+            log_group=env.get("LOG_GROUP", ""),
+            time_scale=scale,
+            allow_local=env.get("ALLOW_LOCAL_SOURCE") == "1",
+        )
