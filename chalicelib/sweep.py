@@ -32,10 +32,17 @@ class Instance:
     reason: str = ""
 
 
-class Beats(Protocol):
-    """When each attempt was last heard of."""
+class Around(Protocol):
+    """What the sweep needs to know and do beside a run; `chalicelib.upkeep.Upkeep` is the real one."""
 
-    def last_beats(self, run: Run) -> Mapping[int, datetime]: ...
+    def last_beats(self, run: Run) -> Mapping[int, datetime]:
+        """When each attempt was last heard of."""
+
+    def priced(self, run: Run) -> ev.Priced | None:
+        """Today's prices, when those the run would launch with have grown old."""
+
+    def prune(self, run: Run) -> None:
+        """Delete checkpoints that newer whole ones have made needless."""
 
 
 class SweepFailed(Exception):
@@ -52,14 +59,14 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def sweep(shell: Shell, instances: list[Instance], beats: Beats, now: datetime) -> Report:
+def sweep(shell: Shell, instances: list[Instance], around: Around, now: datetime) -> Report:
     """One pass. Raises SweepFailed after everything else was done."""
     report = Report(instances=len(instances))
     by_id = {i.instance_id: i for i in instances}
     for name in shell.store.live():
         report.runs += 1
         with _kept(report, name):
-            _look_after(shell, name, by_id, beats, now)
+            _look_after(shell, name, by_id, around, now)
     for instance in instances:
         if instance.state in ("pending", "running") and not instance.protected:
             with _kept(report, instance.instance_id):
@@ -85,14 +92,18 @@ class _kept:
         return False
 
 
-def _look_after(shell: Shell, name: str, by_id: Mapping[str, Instance], beats: Beats, now: datetime) -> None:
+def _look_after(shell: Shell, name: str, by_id: Mapping[str, Instance], around: Around, now: datetime) -> None:
     run = shell.store.load(name)
     if run is None:
         return
-    for event in happened(run, by_id, beats.last_beats(run) if _should_be_heard(run) else {}, now, shell.policy):
+    priced = around.priced(run)
+    if priced:
+        shell.tell(name, priced)
+    for event in happened(run, by_id, around.last_beats(run) if _should_be_heard(run) else {}, now, shell.policy):
         shell.tell(name, event)
     if run.deadline is not None and run.deadline <= now:
         shell.tell(name, ev.Tick())
+    around.prune(run)
 
 
 def _should_be_heard(run: Run) -> bool:

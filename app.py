@@ -1,0 +1,267 @@
+"""The Lambda's handlers: route or event in, call, answer out. What they do is in `chalicelib`.
+
+Imports that only the routes need are made there, so that an interruption's handler starts without them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from chalice.app import Chalice, CloudWatchEvent, ConvertToMiddleware, IAMAuthorizer, Rate, Response
+
+from chalicelib.controller import controller
+from chalicelib.parse import Malformed, parse
+
+_GONE = ["shutting-down", "terminated", "stopping", "stopped"]
+_MOST_BODY = 64 * 1024
+_JSON = {"Content-Type": "application/json"}
+
+app = Chalice(app_name="spot-relay")
+logger = Logger(service="spot-relay")
+app.register_middleware(ConvertToMiddleware(logger.inject_lambda_context), "all")
+signed = IAMAuthorizer()
+
+
+# -- events ----------------------------------------------------------------------------------------------------------
+
+
+@app.on_cw_event({"source": ["aws.ec2"], "detail-type": ["EC2 Spot Instance Interruption Warning"]})
+def on_warning(event: CloudWatchEvent) -> None:
+    """EC2 takes an instance back in two minutes."""
+    _on_instance(event)
+
+
+@app.on_cw_event(
+    {
+        "source": ["aws.ec2"],
+        "detail-type": ["EC2 Instance State-change Notification"],
+        "detail": {"state": _GONE},
+    }
+)
+def on_state_change(event: CloudWatchEvent) -> None:
+    """An instance of the account ends."""
+    _on_instance(event)
+
+
+def _on_instance(event: CloudWatchEvent) -> None:
+    c = controller()
+    counted = len(c.counter.calls)
+    try:
+        ours = parse(event.to_dict(), c.policy.notice)
+    except Malformed as error:
+        # Permanent: raising would only have Lambda deliver it twice more.
+        logger.error("malformed event", extra={"error": str(error)})
+        return
+    run = c.shell.on_instance(ours) if ours else None
+    if run is None or ours is None:
+        return
+    calls = c.counter.calls[counted:]
+    launch = next((n for n, call in enumerate(calls, 1) if call.endswith("CreateFleet")), None)
+    logger.info(
+        "instance event",
+        extra={
+            "run": run.name,
+            "instance_id": ours.instance_id,
+            "kind": type(ours).__name__,
+            "status": run.status.value,
+            "calls": calls,
+            "calls_to_launch": launch,
+        },
+    )
+
+
+@app.schedule(Rate(1, unit=Rate.MINUTES))
+def sweep(event: CloudWatchEvent) -> dict[str, Any]:
+    """Do whatever an event should have done and did not."""
+    from chalicelib.sweep import list_instances
+    from chalicelib.sweep import sweep as pass_over
+    from chalicelib.upkeep import Upkeep
+
+    c = controller()
+    report = pass_over(c.shell, list_instances(c.ec2, c.settings.stage), Upkeep(c), c.clock())
+    if report.strays:
+        logger.warning("strays ended", extra={"instances": report.strays})
+    return {"runs": report.runs, "instances": report.instances, "strays": report.strays}
+
+
+# -- people's routes ---------------------------------------------------------------------------------------------------
+
+
+@app.route("/runs", methods=["POST"], authorizer=signed)
+def submit_run() -> Response:
+    def act() -> Response:
+        from chalicelib import people
+
+        status, run = people.submit(controller(), _body(), _caller())
+        return _answer(run, status, {"Location": f"/runs/{run['name']}"})
+
+    return _guarded(act)
+
+
+@app.route("/runs", methods=["GET"], authorizer=signed)
+def list_runs() -> Response:
+    def act() -> Response:
+        from chalicelib import people
+
+        return _answer(people.list_runs(controller(), _query()))
+
+    return _guarded(act)
+
+
+@app.route("/runs/{run}", methods=["GET"], authorizer=signed)
+def get_run(run: str) -> Response:
+    def act() -> Response:
+        from chalicelib import people
+
+        return _answer(people.get(controller(), run))
+
+    return _guarded(act)
+
+
+@app.route("/runs/{run}/cancel", methods=["POST"], authorizer=signed)
+def cancel_run(run: str) -> Response:
+    return _asked(run, "cancel")
+
+
+@app.route("/runs/{run}/suspend", methods=["POST"], authorizer=signed)
+def suspend_run(run: str) -> Response:
+    return _asked(run, "suspend")
+
+
+@app.route("/runs/{run}/resume", methods=["POST"], authorizer=signed)
+def resume_run(run: str) -> Response:
+    return _asked(run, "resume")
+
+
+def _asked(run: str, what: str) -> Response:
+    def act() -> Response:
+        from chalicelib import people
+
+        return _answer(people.ask(controller(), run, what, _caller()))
+
+    return _guarded(act)
+
+
+@app.route("/runs/{run}/events", methods=["GET"], authorizer=signed)
+def run_events(run: str) -> Response:
+    def act() -> Response:
+        from chalicelib import people
+
+        return _answer(people.events(controller(), run, _query()))
+
+    return _guarded(act)
+
+
+@app.route("/runs/{run}/checkpoints", methods=["GET"], authorizer=signed)
+def run_checkpoints(run: str) -> Response:
+    def act() -> Response:
+        from chalicelib import people
+
+        return _answer(people.checkpoints(controller(), run))
+
+    return _guarded(act)
+
+
+@app.route("/budget", methods=["GET"], authorizer=signed)
+def budget() -> Response:
+    def act() -> Response:
+        from chalicelib import people
+
+        return _answer(people.budget(controller()))
+
+    return _guarded(act)
+
+
+@app.route("/openapi.json", methods=["GET"], authorizer=signed)
+def openapi() -> Response:
+    def act() -> Response:
+        from chalicelib.contracts import openapi as described
+
+        return _answer(described.document())
+
+    return _guarded(act)
+
+
+# -- agents' routes ------------------------------------------------------------------------------------------------------
+
+
+@app.route("/attempts/{run}/{attempt}/claim", methods=["POST"], authorizer=signed)
+def claim(run: str, attempt: str) -> Response:
+    return _agent(run, attempt, "claim")
+
+
+@app.route("/attempts/{run}/{attempt}/heartbeat", methods=["POST"], authorizer=signed)
+def heartbeat(run: str, attempt: str) -> Response:
+    return _agent(run, attempt, "heartbeat")
+
+
+@app.route("/attempts/{run}/{attempt}/exit", methods=["POST"], authorizer=signed)
+def leave(run: str, attempt: str) -> Response:
+    return _agent(run, attempt, "exit")
+
+
+def _agent(run: str, attempt: str, what: str) -> Response:
+    def act() -> Response:
+        from chalicelib import agents
+        from chalicelib.contracts import api
+
+        c = controller()
+        caller = agents.identify(c, _caller(), run, int(attempt) if attempt.isdigit() else 0)
+        logger.append_keys(run=run, attempt=caller.attempt.number, instance_id=caller.instance_id)
+        if what == "claim":
+            return _answer(agents.claim(c, caller, api.validate_request(api.ClaimRequest, _body())))
+        if what == "heartbeat":
+            return _answer(agents.heartbeat(c, caller, api.validate_request(api.HeartbeatRequest, _body())))
+        return _answer(agents.leave(c, caller, api.validate_request(api.ExitRequest, _body())))
+
+    return _guarded(act)
+
+
+# -- requests and answers --------------------------------------------------------------------------------------------------
+
+
+def _guarded(act: Callable[[], Response]) -> Response:
+    """Every error in the one shape; what was not foreseen says nothing of its inside."""
+    from chalicelib.contracts.errors import ApiError
+
+    try:
+        return act()
+    except ApiError as error:
+        return _answer(error.body(), error.status)
+    except Exception:
+        logger.exception("request failed")
+        return _answer(
+            {"error": {"code": "internal", "message": "Something broke here; it was logged. Try again."}}, 500
+        )
+
+
+def _answer(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(body), status_code=status, headers={**_JSON, **(headers or {})})
+
+
+def _body() -> Any:
+    from chalicelib.contracts.errors import ApiError
+
+    request = app.current_request
+    raw = request.raw_body if request is not None else b""
+    if len(raw) > _MOST_BODY:
+        raise ApiError(413, "too_large", f"The body has {len(raw)} bytes; at most {_MOST_BODY} are taken.")
+    try:
+        return json.loads(raw or b"null")
+    except ValueError as error:
+        raise ApiError(400, "bad_request", f"The body is no JSON: {error}.") from error
+
+
+def _query() -> dict[str, str]:
+    request = app.current_request
+    return dict(request.query_params or {}) if request is not None else {}
+
+
+def _caller() -> str:
+    """The caller's ARN, as API Gateway's IAM authorizer established it."""
+    request = app.current_request
+    identity = request.context.get("identity", {}) if request is not None else {}
+    return str(identity.get("userArn") or "unknown")

@@ -1,0 +1,79 @@
+"""Every wrong field of an input at once: pydantic's errors as (field, value, what would be right)."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+_MOST_VALUE = 200
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """`field` is a path like `limits.duration` or `resources.instance_types[1]`."""
+
+    field: str
+    value: Any
+    message: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"field": self.field, "value": self.value, "message": self.message}
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+def wrong_fields(model: type[BaseModel], error: ValidationError) -> tuple[FieldError, ...]:
+    """What pydantic found, in the order of the input."""
+    found = []
+    for each in error.errors(include_url=False):
+        where = [part for part in each["loc"] if part != "[key]"]
+        if each["type"] == "extra_forbidden":
+            message = _unknown(model, where)
+        elif each["type"] == "missing":
+            message = "is missing"
+        elif each["type"] == "value_error":
+            message = str(each["ctx"]["error"])
+        else:
+            message = each["msg"][0].lower() + each["msg"][1:]
+        value = None if each["type"] == "missing" else shown(each.get("input"))
+        found.append(FieldError(path(where) or "(the whole)", value, message))
+    return tuple(found)
+
+
+def path(where: Iterable[str | int]) -> str:
+    text = ""
+    for part in where:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def shown(value: Any) -> Any:
+    """A value as an answer may show it: JSON, and not too long."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):
+        text = type(value).__name__
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= _MOST_VALUE else text[: _MOST_VALUE - 1] + "…"
+
+
+def _unknown(model: type[BaseModel], where: Sequence[str | int]) -> str:
+    """An unknown key, with the one that was likely meant."""
+    owner: type[BaseModel] | None = model
+    for part in where[:-1]:
+        field = owner.model_fields.get(str(part)) if owner else None
+        kind = field.annotation if field else None
+        owner = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    known = [f.alias or name for name, f in owner.model_fields.items()] if owner else []
+    near = difflib.get_close_matches(str(where[-1]), known, n=1)
+    if near:
+        return f"is no known key; did you mean {near[0]!r}?"
+    return "is no known key" + (f"; there are {', '.join(known)}" if known else "")

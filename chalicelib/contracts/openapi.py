@@ -1,0 +1,185 @@
+"""The API's description, OpenAPI 3.1, made from the models. `ROUTES` is what `app.py` must serve, and a test compares them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from chalicelib.contracts import api
+from chalicelib.contracts.spec import RunSpec
+
+VERSION = "0.1.0"
+_STATUS = {
+    200: "Done.",
+    201: "Accepted.",
+    400: "Something in the request is wrong; each wrong field is named.",
+    402: "The money does not cover it; the numbers are in the answer.",
+    403: "Not signed, or not allowed.",
+    404: "There is no such thing.",
+    409: "It clashes with what is there. With code `retry`: ask again after `retry_in_s`.",
+    413: "The body is too large.",
+    429: "Too many requests.",
+    500: "Something broke; it was logged.",
+    503: "A price is not known; nothing is launched without one.",
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    method: str
+    path: str
+    operation: str
+    summary: str
+    answers: tuple[tuple[int, type[BaseModel] | None], ...]
+    errors: tuple[int, ...] = ()
+    body: type[BaseModel] | None = None
+    query: tuple[str, ...] = ()
+
+
+def _one(model: type[BaseModel] | None) -> tuple[tuple[int, type[BaseModel] | None], ...]:
+    return ((200, model),)
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/runs",
+        "submitRun",
+        "Submit a run. The same name and spec again answer the run that is there.",
+        ((201, api.RunView), (200, api.RunView)),
+        (400, 402, 409, 413, 503),
+        RunSpec,
+    ),
+    Route(
+        "GET",
+        "/runs",
+        "listRuns",
+        "Runs, newest first.",
+        _one(api.RunList),
+        (400,),
+        query=("status", "limit", "cursor"),
+    ),
+    Route("GET", "/runs/{run}", "getRun", "A run with its spec.", _one(api.RunView), (404,)),
+    Route("POST", "/runs/{run}/cancel", "cancelRun", "End a run for good.", _one(api.RunView), (404, 409)),
+    Route("POST", "/runs/{run}/suspend", "suspendRun", "Drain a run and keep it.", _one(api.RunView), (404, 409)),
+    Route("POST", "/runs/{run}/resume", "resumeRun", "Go on with a suspended run.", _one(api.RunView), (404, 409)),
+    Route(
+        "GET",
+        "/runs/{run}/events",
+        "listEvents",
+        "A run's timeline, oldest first.",
+        _one(api.EventList),
+        (400, 404),
+        query=("limit", "cursor"),
+    ),
+    Route(
+        "GET",
+        "/runs/{run}/checkpoints",
+        "listCheckpoints",
+        "A run's whole checkpoints.",
+        _one(api.CheckpointList),
+        (404,),
+    ),
+    Route("GET", "/budget", "getBudget", "The month's money.", _one(api.Budget)),
+    Route("GET", "/openapi.json", "getOpenapi", "This document.", _one(None)),
+    Route(
+        "POST",
+        "/attempts/{run}/{attempt}/claim",
+        "claimAttempt",
+        "For agents: ask for the work, then for the baton.",
+        _one(api.ClaimAnswer),
+        (400, 404, 409, 413),
+        api.ClaimRequest,
+    ),
+    Route(
+        "POST",
+        "/attempts/{run}/{attempt}/heartbeat",
+        "heartbeat",
+        "For agents: say how it goes, learn what to do.",
+        _one(api.HeartbeatAnswer),
+        (400, 404, 409, 413),
+        api.HeartbeatRequest,
+    ),
+    Route(
+        "POST",
+        "/attempts/{run}/{attempt}/exit",
+        "exitAttempt",
+        "For agents: the last word.",
+        _one(api.ExitAnswer),
+        (400, 404, 409, 413),
+        api.ExitRequest,
+    ),
+)
+_QUERY = {
+    "status": {"type": "string", "description": "Only runs of this status."},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100, "description": "How many at most."},
+    "cursor": {"type": "string", "description": "Where to go on, as the answer before said."},
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole description."""
+    answers = {m for r in ROUTES for _, m in r.answers if m} | {api.ErrorBody}
+    bodies = {r.body for r in ROUTES if r.body}
+    wanted = [(m, "validation") for m in sorted(bodies, key=str)] + [
+        (m, "serialization") for m in sorted(answers, key=str)
+    ]
+    refs, schemas = models_json_schema(wanted, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Spot Relay", "version": VERSION, "description": "Every route is signed (AWS IAM, SigV4)."},
+        "security": [{"sigv4": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {
+                "sigv4": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "Authorization",
+                    "x-amazon-apigateway-authtype": "awsSigv4",
+                }
+            },
+        },
+    }
+
+
+def _operation(route: Route, refs: Any) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {"name": part[1:-1], "in": "path", "required": True, "schema": _part(part)}
+        for part in route.path.split("/")
+        if part.startswith("{")
+    ]
+    parameters += [{"name": name, "in": "query", "schema": _QUERY[name]} for name in route.query]
+    responses = {}
+    for status, model in route.answers:
+        schema = refs[model, "serialization"] if model else {"type": "object"}
+        responses[str(status)] = _response(status, schema)
+    for status in sorted({403, 429, 500, *route.errors}):
+        # API Gateway answers 403 and 429 by itself, in a shape of its own.
+        schema = {"type": "object"} if status in (403, 429) else refs[api.ErrorBody, "serialization"]
+        responses[str(status)] = _response(status, schema)
+    operation: dict[str, Any] = {
+        "operationId": route.operation,
+        "summary": route.summary,
+        "parameters": parameters,
+        "responses": responses,
+    }
+    if route.body:
+        schema = refs[route.body, "validation"]
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def _part(part: str) -> dict[str, Any]:
+    return {"type": "integer", "minimum": 1} if part == "{attempt}" else {"type": "string"}
+
+
+def _response(status: int, schema: Any) -> dict[str, Any]:
+    return {"description": _STATUS[status], "content": {"application/json": {"schema": schema}}}

@@ -1,0 +1,207 @@
+"""The people's routes: submit a run, look at it, cancel, suspend and resume it, and see the month's money."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from chalicelib import views
+from chalicelib.bucket import checkpoint_prefix
+from chalicelib.contracts import spec as specs
+from chalicelib.contracts.errors import ApiError
+from chalicelib.controller import Controller
+from chalicelib.core import events as ev
+from chalicelib.core.model import Limits, Offer, Reason, Run, Status
+from chalicelib.core.money import rate, reservation
+from chalicelib.pools import PriceUnknown
+from chalicelib.records import BadCursor
+from chalicelib.store import Exists
+
+_PAGE, _MOST = 20, 100
+
+
+def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
+    """201 and the new run, or 200 and the one of that name with the same spec. Raises ApiError 400, 402, 409, 503."""
+    try:
+        spec = specs.parse(body, allow_local=c.settings.allow_local)
+    except specs.SpecError as error:
+        raise ApiError.bad_spec(error) from error
+    document, digest = specs.dump(spec), specs.canonical_hash(spec)
+    existing = _same_run(c, spec.name, digest)
+    if existing is not None:
+        return 200, existing
+    run = _new_run(c, spec, by)
+    try:
+        c.store.create(run, document, digest)
+    except Exists:
+        # Somebody submitted it between our look and our write: theirs is the run.
+        return 200, _same_run(c, spec.name, digest) or {}
+    c.bucket.put_spec(run.name, document)
+    c.shell.tell(run.name, ev.Submitted())
+    return 201, get(c, run.name)
+
+
+def _same_run(c: Controller, name: str, digest: str) -> dict[str, Any] | None:
+    known = c.store.spec(name)
+    if known is None:
+        return None
+    if known[1] != digest:
+        raise ApiError(409, "conflict", f"There is a run {name!r} with another spec: choose another name.")
+    return get(c, name)
+
+
+def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
+    limits = Limits(
+        cost_usd=spec.limits.cost_usd,
+        duration=spec.limits.duration,
+        attempts=spec.limits.attempts,
+        attempts_without_progress=spec.limits.attempts_without_progress,
+        disk_gb=spec.resources.disk_gb,
+        wait_for_budget=spec.limits.wait_for_budget,
+    )
+    try:
+        pools = c.offers(list(spec.resources.instance_types), spec.resources.market)
+    except PriceUnknown as error:
+        raise ApiError(503, "price_unknown", str(error)) from error
+    now = c.clock()
+    _affordable(c, limits, pools)
+    return Run(
+        name=spec.name,
+        uid=c.new_id(),
+        status=Status.QUEUED,
+        reason=Reason.SUBMITTED,
+        message="Accepted.",
+        created_at=now,
+        created_by=by,
+        limits=limits,
+        deadline=now,
+        offers=pools,
+        offered_at=now,
+    )
+
+
+def _affordable(c: Controller, limits: Limits, pools: tuple[Offer, ...]) -> None:
+    """Refuse what could not even begin. The launch's own reservation is what holds; this only answers sooner."""
+    needed = reservation(rate(max(o.max_price for o in pools), limits.disk_gb, c.policy), c.policy)
+    if needed > limits.cost_usd:
+        raise ApiError(
+            402,
+            "run_budget",
+            f"The first lease costs up to {needed} USD, more than limits.cost_usd allows ({limits.cost_usd} USD).",
+            needed_usd=str(needed),
+            limit_usd=str(limits.cost_usd),
+        )
+    month = f"{c.clock():%Y-%m}"
+    account = c.store.month(month)
+    if needed > account["free"] and not limits.wait_for_budget:
+        raise ApiError(
+            402,
+            "budget",
+            f"The first lease costs up to {needed} USD, and {account['free']:.6f} USD of {month} are free: raise the "
+            "limit, or set limits.wait_for_budget to wait for the money.",
+            needed_usd=str(needed),
+            month=month,
+            account={f"{name}_usd": f"{amount:.6f}" for name, amount in account.items()},
+        )
+
+
+def get(c: Controller, name: str) -> dict[str, Any]:
+    run = _load(c, name)
+    found = c.store.spec(name)
+    return views.run_view(run, found[0] if found else None, c.records.beats(name), c.records.results(name))
+
+
+def list_runs(c: Controller, query: Mapping[str, str]) -> dict[str, Any]:
+    """Newest first. `status` filters, `limit` bounds, `cursor` goes on."""
+    limit = _limit(query)
+    wanted = query.get("status")
+    if wanted is not None and wanted not in Status.__members__:
+        raise _wrong("status", wanted, f"is no status; there are {', '.join(Status)}")
+    cursor: str | None = query.get("cursor") or None
+    found: list[dict[str, Any]] = []
+    while True:
+        try:
+            names, cursor = c.records.runs(limit - len(found), cursor)
+        except BadCursor as error:
+            raise _wrong("cursor", str(error), "is none that was answered; begin without one") from error
+        for name in names:
+            run = c.store.load(name)
+            if run is not None and wanted in (None, run.status.value):
+                found.append(views.run_view(run))
+        if cursor is None or len(found) >= limit:
+            return {"runs": found, "cursor": cursor}
+
+
+def ask(c: Controller, name: str, what: str, by: str) -> dict[str, Any]:
+    """Cancel, suspend or resume; asking again for what is so already changes nothing. Raises ApiError 404, 409."""
+    run = _load(c, name)
+    asked = {"cancel": ev.CancelAsked, "suspend": ev.SuspendAsked, "resume": ev.ResumeAsked}[what]
+    if run.status.ended and not (what == "cancel" and run.status is Status.CANCELLED):
+        raise ApiError(409, "ended", f"The run {name!r} has ended ({run.status.value}); it can't {what} any more.")
+    c.shell.tell(name, asked(by))
+    return get(c, name)
+
+
+def events(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
+    _load(c, name)
+    cursor = query.get("cursor") or ""
+    if cursor and not all(part.isdigit() for part in cursor.split("#")):
+        raise _wrong("cursor", cursor, "is none that was answered; begin without one")
+    items, more = c.store.timeline(name, _limit(query), cursor)
+    return {"events": [views.event_view(item) for item in items], "cursor": more}
+
+
+def checkpoints(c: Controller, name: str) -> dict[str, Any]:
+    """Whole checkpoints, newest first, and whether each counts for a resume."""
+    run = _load(c, name)
+    fixed = {f.attempt: f.step for f in run.counted}
+    found = [
+        {
+            "attempt": attempt,
+            "step": step,
+            "prefix": checkpoint_prefix(name, attempt, step),
+            "counts": step <= fixed.get(attempt, step),
+        }
+        for attempt in reversed(c.bucket.attempts(name))
+        for step in c.bucket.whole(name, attempt)
+    ]
+    return {"checkpoints": found}
+
+
+def budget(c: Controller) -> dict[str, Any]:
+    month = f"{c.clock():%Y-%m}"
+    runs = []
+    for name in c.store.live():
+        run = c.store.load(name)
+        if run is not None:
+            held = [a.lease for a in run.attempts if a.lease]
+            runs.append(
+                {
+                    "run": name,
+                    "settled_usd": sum((x.cost for x in held if x.settled), Decimal(0)),
+                    "reserved_usd": sum((x.reserved for x in held if not x.settled), Decimal(0)),
+                }
+            )
+    return views.budget_view(month, c.store.month(month), runs)
+
+
+def _load(c: Controller, name: str) -> Run:
+    run = c.store.load(name)
+    if run is None:
+        raise ApiError(404, "not_found", f"There is no run {name!r}.")
+    return run
+
+
+def _limit(query: Mapping[str, str]) -> int:
+    given = query.get("limit")
+    if not given:
+        return _PAGE
+    if not given.isdigit() or not 1 <= int(given) <= _MOST:
+        raise _wrong("limit", given, f"must be a whole number from 1 to {_MOST}")
+    return int(given)
+
+
+def _wrong(field: str, value: str, message: str) -> ApiError:
+    wrong = {"field": field, "value": value[:200], "message": message}
+    return ApiError(400, "bad_request", f"{field}: {message}.", (wrong,))
