@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from spotrelay.rehearsal import ministack_iam
+from spotrelay.rehearsal import ministack_cloudformation, ministack_iam
 from spotrelay.rehearsal.ministack_checks import (
     PatchMismatch,
     load,
@@ -42,6 +42,7 @@ def apply_all(ec2_endpoint: str, host_key: str) -> None:
     patch_event_retries()
     patch_ec2(ec2_endpoint)
     patch_resource_tags(ec2_endpoint)
+    ministack_cloudformation.patch_ec2_resources(ec2_endpoint)
     ministack_iam.patch_policy_variables()
     ministack_iam.patch_leading_keys()
     ministack_iam.patch_resource_arns()
