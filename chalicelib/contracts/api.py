@@ -36,6 +36,10 @@ ExitReason = Literal[
     "budget",
     "run_budget",
     "max_duration",
+    "no_progress",
+    "max_attempts",
+    "lost_contact",
+    "launch_refused",
     "user",
 ]
 
