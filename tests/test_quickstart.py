@@ -105,6 +105,8 @@ def test_another_seed_learns_something_else(job: Job) -> None:
         (("--dataset_dir", "nowhere"), "train.py generate"),
         (("--resume", "nowhere"), "no checkpoint"),
         (("--total_timesteps", "60001"), "multiples"),
+        (("--total_timesteps", "0"), "more than 0"),
+        (("--checkpoint_every", "0"), "more than 0"),
         (("--emulator_params", "nowhere.json"), "emulator parameters"),
     ],
 )

@@ -17,15 +17,6 @@ import time
 from pathlib import Path
 from types import FrameType
 
-# More threads would add up in another order, and these arrays are too small to gain from them.
-os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-
-import checkpoint
-import es
-import numpy as np
-import world
-from world import InputError
-
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -40,9 +31,23 @@ class Stop:
         self.asked = True
 
 
+# Before numpy is loaded: a signal may come at any time.
+STOP = Stop()
+# More threads would add up in another order, and these arrays are too small to gain from them.
+os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+import checkpoint
+import es
+import numpy as np
+import world
+from world import InputError
+
+
 def train(options: argparse.Namespace, stop: Stop) -> int:
     scenarios = world.load(options.dataset_dir)
     radio = world.Radio.read(options.emulator_params)
+    if options.total_timesteps <= 0 or options.checkpoint_every <= 0:
+        raise InputError("--total_timesteps and --checkpoint_every must be more than 0")
     if options.total_timesteps % es.STEPS_PER_GENERATION or options.checkpoint_every % es.STEPS_PER_GENERATION:
         raise InputError(f"--total_timesteps and --checkpoint_every must be multiples of {es.STEPS_PER_GENERATION}")
     history: list[list[float]] = []
@@ -136,13 +141,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    stop = Stop()
     options = arguments()
     try:
         if options.command == "generate":
             world.generate(options.dataset_dir, options.scenarios, options.seed)
             return 0
-        return train(options, stop)
+        return train(options, STOP)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
