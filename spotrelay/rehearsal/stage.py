@@ -1,0 +1,139 @@
+"""The rehearsal's stage: EC2 host and emulator on loopback, Spot Relay deployed into them as into AWS, and the sweep's clock."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from botocore.config import Config
+
+from spotrelay import deploying
+from spotrelay.client import Client
+from spotrelay.deploying import Deployment
+from spotrelay.rehearsal.ec2_control import Ec2Host, HostControl
+from spotrelay.rehearsal.emulator import Emulator
+
+STAGE = "rehearsal"
+SWEEP_S = 60
+# Real boots take half a minute to reach user data; scaled like every other wait.
+BOOT_S, END_S = 20, 10
+
+
+class Stage:
+    """Everything that stands for AWS. `folder` keeps what it writes; leaving ends every process that was started."""
+
+    def __init__(
+        self, folder: Path, cache: Path, time_scale: float, say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.folder, self.time_scale = folder, time_scale
+        self._cache, self._say = cache, say
+        self._open = contextlib.ExitStack()
+        self._stopping = threading.Event()
+        self.sweeps = 0
+        self.sweep_errors: list[str] = []
+        self.sweeping = True
+
+    control: HostControl
+    emulator: Emulator
+    deployment: Deployment
+    api: Client
+
+    def __enter__(self) -> Stage:
+        try:
+            self._start()
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._open.close()
+
+    def client(self, service: str) -> Any:
+        return self.emulator.client(service)
+
+    def _start(self) -> None:
+        self._say("EC2 host")
+        host = self._open.enter_context(Ec2Host(self.folder / "ec2", time_scale=self.time_scale))
+        self.control = host.control
+        self._say("emulator")
+        self.emulator = Emulator(cache_dir=self._cache)
+        self._open.enter_context(self.emulator.start(self.folder / "aws", host.endpoint))
+        aws = self.emulator
+        self.control.emulator(aws.endpoint, aws.host_key, aws.access_key_id, aws.secret_access_key)
+        self.control.boot(delay_s=BOOT_S * self.time_scale, end_delay_s=END_S * self.time_scale)
+        image = self.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+        self.deployment = deploying.deploy(
+            self.client,
+            STAGE,
+            self._chalice_deploy,
+            # The emulator speaks plain HTTP, on loopback only.
+            parameters={"ImageId": image, "TlsOnly": "false"},
+            extra_env={"TIME_SCALE": str(self.time_scale), "ALLOW_LOCAL_SOURCE": "1"},
+            say=self._say,
+        )
+        self.api = Client(self.emulator.session(), self.deployment.api_url)
+        self._open.callback(self._keep_logs)
+        sweeper = threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True)
+        sweeper.start()
+        self._open.callback(sweeper.join, 30)
+        self._open.callback(self._stopping.set)
+
+    def _chalice_deploy(self, env: Mapping[str, str], role_arn: str) -> tuple[str, str]:
+        made = self.emulator.chalice_deploy(deploying.ROOT, STAGE, env, stage_config=deploying.stage_config(role_arn))
+        return made.api_id, made.url
+
+    def sweep(self) -> None:
+        """Invoke the deployed sweep as its schedule does."""
+        event = {
+            "version": "0",
+            "id": str(uuid.uuid4()),
+            "detail-type": "Scheduled Event",
+            "source": "aws.events",
+            "account": self.emulator.account_id,
+            "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "region": self.emulator.region,
+            "resources": [],
+            "detail": {},
+        }
+        functions = self.emulator.session().client(
+            "lambda",
+            endpoint_url=self.emulator.endpoint,
+            config=Config(read_timeout=300, retries={"total_max_attempts": 1}),
+        )
+        answer = functions.invoke(FunctionName=f"spot-relay-{STAGE}-sweep", Payload=json.dumps(event).encode())
+        self.sweeps += 1
+        if answer.get("FunctionError"):
+            self.sweep_errors.append(answer["Payload"].read().decode()[:2000])
+
+    def function_logs(self, function: str) -> list[str]:
+        """What a deployed function has logged, line by line; `function` is "" for the API's."""
+        logs = self.client("logs")
+        group = f"/aws/lambda/spot-relay-{STAGE}" + (f"-{function}" if function else "")
+        lines: list[str] = []
+        with contextlib.suppress(logs.exceptions.ResourceNotFoundException):
+            for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
+                lines += [str(event["message"]).rstrip("\n") for event in page["events"]]
+        return lines
+
+    def _keep_logs(self) -> None:
+        for function in ("", "on_warning", "on_state_change", "sweep"):
+            with contextlib.suppress(Exception):
+                text = "\n".join(self.function_logs(function))
+                (self.folder / f"lambda-{function or 'api'}.log").write_text(text + "\n", "utf-8")
+
+    def _sweep_for_ever(self) -> None:
+        while not self._stopping.wait(SWEEP_S * self.time_scale):
+            if self.sweeping:
+                try:
+                    self.sweep()
+                except Exception as error:
+                    if not self._stopping.is_set():
+                        self.sweep_errors.append(repr(error))
