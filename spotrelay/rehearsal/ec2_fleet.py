@@ -215,9 +215,15 @@ def _run(fleet: Any, spec: Any, template: dict[str, Any], pool: Pool, lifecycle:
     ).instances[0]  # fmt: skip
     profile = template.get("IamInstanceProfile")
     if profile:
-        backend.associate_iam_instance_profile(
-            instance.id, iam_instance_profile_name=profile.get("Name"), iam_instance_profile_arn=profile.get("Arn")
-        )
+        try:
+            backend.associate_iam_instance_profile(
+                instance.id, iam_instance_profile_name=profile.get("Name"), iam_instance_profile_arn=profile.get("Arn")
+            )
+        except Exception:
+            # moto looks the profile up only now; EC2 would have started nothing.
+            instance._fleet_id = None
+            backend.terminate_instances([instance.id])
+            raise
     return instance
 
 
