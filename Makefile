@@ -13,7 +13,18 @@ help:  ## what can be done here
 	else python3 -m venv .venv && $(PY) -m pip install --quiet 'pip<26.3' && $(PY) -m pip install --quiet -e '.[rehearse]' --group dev; fi
 	@touch $@
 
-test: .venv/.installed  ## unit, property and contract tests
+SCENARIO ?= warned
+SEED ?= 1
+REHEARSE = $(PY) -m spotrelay.cli rehearse --seed $(SEED) $(if $(RUN),--run $(RUN)) $(if $(REPO),--repo $(REPO)) \
+  $(if $(KEEP),--keep) $(if $(JSON),--json)
+
+rehearse: .venv/.installed  ## train, lose the instance, go on, prove it (SCENARIO= SEED= RUN= REPO= KEEP=1 JSON=1)
+	$(REHEARSE) --scenario $(SCENARIO)
+
+rehearse-all: .venv/.installed  ## the same for every scenario
+	$(REHEARSE) --scenario all
+
+test: .venv/.installed  ## everything: unit, properties, contracts, and two rehearsals
 	$(PY) -m pytest
 
 check: .venv/.installed  ## formatting, lint, types
@@ -22,4 +33,4 @@ check: .venv/.installed  ## formatting, lint, types
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help test check format
+.PHONY: help rehearse rehearse-all test check format

@@ -12,16 +12,16 @@ from typing import Any
 from aws_lambda_powertools import Logger
 from chalice.app import Chalice, CloudWatchEvent, ConvertToMiddleware, IAMAuthorizer, Rate, Response
 
-from chalicelib.controller import controller
+from chalicelib.controller import Controller, controller
 from chalicelib.parse import Malformed, parse
 
 _GONE = ["shutting-down", "terminated", "stopping", "stopped"]
 _MOST_BODY = 64 * 1024
 _JSON = {"Content-Type": "application/json"}
 
-app = Chalice(app_name="spot-relay")
+app = Chalice(app_name="spot-relay", configure_logs=False)
 logger = Logger(service="spot-relay")
-app.register_middleware(ConvertToMiddleware(logger.inject_lambda_context), "all")
+app.register_middleware(ConvertToMiddleware(logger.inject_lambda_context(clear_state=True)), "all")
 signed = IAMAuthorizer()
 
 
@@ -58,19 +58,15 @@ def _on_instance(event: CloudWatchEvent) -> None:
     run = c.shell.on_instance(ours) if ours else None
     if run is None or ours is None:
         return
-    calls = c.counter.calls[counted:]
+    keys = {"run": run.name, "instance_id": ours.instance_id, "kind": type(ours).__name__, "status": run.status.value}
+    logger.info("instance event", extra={**keys, **_counted(c, counted)})
+
+
+def _counted(c: Controller, since: int) -> dict[str, Any]:
+    """The AWS calls made since then, and how many of them it took until a launch was answered."""
+    calls = c.counter.calls[since:]
     launch = next((n for n, call in enumerate(calls, 1) if call.endswith("CreateFleet")), None)
-    logger.info(
-        "instance event",
-        extra={
-            "run": run.name,
-            "instance_id": ours.instance_id,
-            "kind": type(ours).__name__,
-            "status": run.status.value,
-            "calls": calls,
-            "calls_to_launch": launch,
-        },
-    )
+    return {"calls": calls, "calls_to_launch": launch}
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
@@ -209,12 +205,18 @@ def _agent(run: str, attempt: str, what: str) -> Response:
         from chalicelib.contracts import api
 
         c = controller()
+        since = len(c.counter.calls)
         caller = agents.identify(c, _caller(), run, int(attempt) if attempt.isdigit() else 0)
-        logger.append_keys(run=run, attempt=caller.attempt.number, instance_id=caller.instance_id)
+        logger.append_keys(run=caller.run.name, attempt=caller.attempt.number, instance_id=caller.instance_id)
         if what == "claim":
             return _answer(agents.claim(c, caller, api.validate_request(api.ClaimRequest, _body())))
         if what == "heartbeat":
-            return _answer(agents.heartbeat(c, caller, api.validate_request(api.HeartbeatRequest, _body())))
+            told = agents.heartbeat(c, caller, api.validate_request(api.HeartbeatRequest, _body()))
+            counted = _counted(c, since)
+            if counted["calls_to_launch"]:
+                # A notice that the instance saw before EC2's event came.
+                logger.info("launched on a heartbeat", extra=counted)
+            return _answer(told)
         return _answer(agents.leave(c, caller, api.validate_request(api.ExitRequest, _body())))
 
     return _guarded(act)

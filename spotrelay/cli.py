@@ -59,6 +59,8 @@ def rehearse(
             raise click.UsageError(f"There is no scenario {name!r}; there are {', '.join(SCENARIOS)} and all.")
     signal.signal(signal.SIGTERM, _interrupted)
     console = Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(stderr=True, width=140)  # a log has no width to keep to
     try:
         with Display(console, quiet=as_json) as display:
             report = act(Options(chosen, seed, run, repo), display, _wait_for_ctrl_c(console) if keep else None)

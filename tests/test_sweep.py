@@ -19,9 +19,16 @@ from tests.test_shell import NAME, Stage
 class Heard:
     def __init__(self) -> None:
         self.at: dict[int, datetime] = {}
+        self.pruned: list[str] = []
 
     def last_beats(self, run: Run) -> Mapping[int, datetime]:
         return self.at
+
+    def priced(self, run: Run) -> ev.Priced | None:
+        return None
+
+    def prune(self, run: Run) -> None:
+        self.pruned.append(run.name)
 
 
 class Swept(Stage):

@@ -52,22 +52,32 @@ def warned(run: Run, event: ev.Warned, now: datetime, policy: Policy) -> Run:
 
 def instance_state(run: Run, event: ev.InstanceState, now: datetime, policy: Policy) -> Run:
     attempt = run.on(event.instance_id)
-    if attempt is None or not attempt.live or (event.state is not None and event.state not in _GONE):
+    if attempt is None or (event.state is not None and event.state not in _GONE):
         return run
+    if not attempt.live:
+        # Quota counts an instance until it has wholly ended: a launch refused while it was going is due now.
+        if event.state != "terminated" or attempt.terminated or attempt.instance_id is None:
+            return run
+        return _retry_now(run.put(replace(attempt, terminated=True)))
     by_ec2 = attempt.notice_ends_at is not None or event.reason.startswith("Server.Spot")
     reason = Reason.SPOT_INTERRUPTION if by_ec2 else Reason.INSTANCE_ENDED
     if by_ec2 and attempt.pool:
         run = cool(run, (attempt.pool,), now, policy)
     if attempt.started_at:
         run = replace(run, ran=run.ran + (now - attempt.started_at))
-    newest = run.newest
-    if newest and newest.ended_by is Reason.QUOTA:
-        run = replace(run, retry_at=None)  # an instance of ours has just given its quota back
-    ended = end(attempt, reason, now)
+    run = _retry_now(run)
+    ended = replace(end(attempt, reason, now), terminated=event.state == "terminated")
     run = run.put(ended)
     if run.status.ended or run.wanted is not Wanted.RUN or attempt.phase is Phase.LEAVING:
         return run
     return say(run, ended.ended_by or reason, f"The instance of attempt {attempt.number} is gone.")
+
+
+def _retry_now(run: Run) -> Run:
+    """An instance of ours has given its quota back: a launch that was refused for it need not wait any longer."""
+    newest = run.newest
+    waits = newest is not None and newest.ended_by is Reason.QUOTA and run.retry_at is not None
+    return replace(run, retry_at=None, refusals=0) if waits else run
 
 
 def launched(run: Run, event: ev.Launched, now: datetime) -> Run:

@@ -134,6 +134,7 @@ class Attempt:
     exit_code: int | None = None
     ended_at: datetime | None = None
     ended_by: Reason | None = None
+    terminated: bool = False  # EC2 said so: it has given back its quota, too
 
     @property
     def live(self) -> bool:

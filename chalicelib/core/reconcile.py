@@ -60,16 +60,11 @@ def _launch_if_needed(run: Run, now: datetime, policy: Policy, commands: list[ev
             run, Reason.NO_PROGRESS, f"{stuck} attempts in a row published no new checkpoint; see the run's logs."
         )
     cooling = {c.pool for c in run.cooling if c.until > now}
-    offers = tuple(o for o in run.offers if o.pool not in cooling)
+    # A warm pool is better than none: when all cool, all are asked again. How soon, `retry_at` has said.
+    offers = tuple(o for o in run.offers if o.pool not in cooling) or run.offers
     if not offers:
-        retry = min((c.until for c in run.cooling if c.until > now), default=now + policy.retry_most)
-        retry = min(retry, now + policy.retry_most)
-        if run.offers and run.refusals == 0:
-            offers = run.offers  # only interruptions cooled them: a warm pool is better than none
-        else:
-            # Every pool refused a short time ago. When the wait is over they are all asked again.
-            run = replace(run, cooling=(), retry_at=retry)
-            return say(run, Reason.NO_CAPACITY, "No pool has capacity; the launch is tried again.")
+        run = replace(run, retry_at=now + policy.retry_most)
+        return say(run, Reason.PRICE_UNKNOWN, "No pool has a known price; the launch is tried again.")
     commands.append(ev.StartInstance(_next_number(run)))
     return _with_new_launch(run, offers, now, policy)
 

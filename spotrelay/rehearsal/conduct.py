@@ -198,7 +198,7 @@ def _bucket_problems(stage: Stage, job: Job, run: Mapping[str, Any], reference: 
 
 def _relaunch_calls(stage: Stage, run: str) -> int | None:
     """AWS calls from the warning to the launch's answer, as the deployed function counted and logged them."""
-    for function in ("on_warning", "on_state_change"):
+    for function in ("on_warning", "", "on_state_change"):
         for message in stage.function_logs(function):
             try:
                 line = json.loads(message)

@@ -66,13 +66,15 @@ def standing(run: Mapping[str, Any], watch: Watch, total: int | None) -> Rendera
 
 def summary(report: Mapping[str, Any]) -> RenderableType:
     """The report as a table and a verdict."""
-    table = Table("scenario", "status", "attempts", "steps lost", "pause", "calls to relaunch", "cost", box=None)
+    table = Table(box=None)
+    for head in ("scenario", "status", "attempts: steps", "lost", "pause", "calls to relaunch", "cost"):
+        table.add_column(head, no_wrap=True)
     for run in report["runs"]:
         good = not run["problems"]
         table.add_row(
             ("✓ " if good else "✗ ") + run["scenario"],
             run["status"],
-            " → ".join(_leg(a) for a in run["attempts"]),
+            ", ".join(_leg(a) for a in run["attempts"]),
             str(run["steps_lost"]),
             f"{run['downtime_s']:.1f} s",
             str(run["relaunch_calls"] if run["relaunch_calls"] is not None else "–"),
@@ -95,5 +97,5 @@ def summary(report: Mapping[str, Any]) -> RenderableType:
 
 def _leg(attempt: Mapping[str, Any]) -> str:
     if attempt["from_step"] is None:
-        return f"{attempt['attempt']}: never trained"
+        return f"{attempt['attempt']}: –"
     return f"{attempt['attempt']}: {attempt['from_step']}–{attempt['to_step']}"
