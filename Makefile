@@ -24,6 +24,9 @@ rehearse: .venv/.installed  ## train, lose the instance, go on, prove it (SCENAR
 rehearse-all: .venv/.installed  ## the same for every scenario
 	$(REHEARSE) --scenario all
 
+rehearse-foreign: .venv/.installed  ## a trainer from PyPI that knows nothing of us, warned and unwarned
+	$(REHEARSE) --run examples/foreign/run.yaml --scenario warned --scenario unwarned
+
 test: .venv/.installed  ## everything: unit, properties, contracts, and two rehearsals
 	$(PY) -m pytest
 
@@ -33,4 +36,4 @@ check: .venv/.installed  ## formatting, lint, types
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all test check format
+.PHONY: help rehearse rehearse-all rehearse-foreign test check format

@@ -21,7 +21,7 @@ def run_view(
     beats, results = beats or {}, results or {}
     last = max(beats.values(), key=lambda b: b.attempt, default=None)
     commit = next((b.commit for _, b in sorted(beats.items(), reverse=True) if b.commit), None)
-    left = next((r for _, r in sorted(results.items(), reverse=True) if r.get("metrics")), None)
+    left = next((r for _, r in sorted(results.items(), reverse=True)), None)
     steps = [a.step for a in run.attempts if a.step is not None] + [
         b.step for b in beats.values() if b.step is not None
     ]

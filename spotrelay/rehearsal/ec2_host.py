@@ -63,7 +63,7 @@ class Host:
         metadata = Metadata(
             instance, lambda: self.emulator.role(instance), lambda _role: self.emulator.credentials(instance)
         )
-        env = {"AWS_DEFAULT_REGION": self.region, "SPOT_RELAY_TIME_SCALE": str(self.time_scale)}
+        env = {"AWS_DEFAULT_REGION": self.region, "SPOT_RELAY_TIME_SCALE": str(self.time_scale), **package_index()}
         if self.emulator.endpoint:
             env["AWS_ENDPOINT_URL"] = self.emulator.endpoint
         machine = Machine(instance, self.root / instance.id, metadata, self.control, env)
@@ -204,6 +204,20 @@ class Host:
         timer.daemon = True
         timer.start()
         return timer
+
+
+def package_index() -> dict[str, str]:
+    """How this machine reaches its package index: what a job's setup installs, it installs from there."""
+    names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY")
+    kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.upper() in names}
+    if any(name.upper().endswith("_PROXY") for name in kept):
+        direct = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+        kept["NO_PROXY"] = kept["no_proxy"] = ",".join(filter(None, [direct, "127.0.0.1", "localhost"]))
+    config, cache = Path.home() / ".config/pip/pip.conf", Path.home() / ".cache/pip"
+    if config.is_file():
+        kept.setdefault("PIP_CONFIG_FILE", str(config))
+    kept.setdefault("PIP_CACHE_DIR", str(cache))
+    return kept
 
 
 def serve(port: int, control_port: int, host: Host) -> None:

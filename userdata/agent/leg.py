@@ -25,10 +25,11 @@ from plan import Plan
 from progress import Progress
 from pulse import Pulse
 from store import Bucket
-from watcher import Watcher
+from watcher import LOOK_S, Watcher
 
 NO_DIRECTORY_AFTER_S = 1800
 SAVE_S, LEAST_SAVE_S = 180, 20
+AT_ONCE_S = 1.0
 _SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1}
 
 
@@ -116,7 +117,7 @@ class Leg:
         code = job.exit_code
         self._say(f"the command ended with code {code}")
         self.pulse.tell(urgent=True, phase="upload")
-        self._publish_last()
+        self._publish_last(self._half_written_since(job, self.clock.now().timestamp()))
         verdict = results.verify(plan.metrics, plan.required)
         if _stamp(plan.metrics) == metrics_before and verdict.found:
             verdict = results.Verdict(None, (), plan.required, f"{plan.metrics.name} was not written by this attempt")
@@ -141,7 +142,7 @@ class Leg:
             job.kill()
             return Ending(None, "superseded", "Another attempt holds the baton.", drained=True, silent=True)
         self.pulse.tell(urgent=True, phase="save")
-        asked = self.clock.monotonic()
+        asked, asked_at = self.clock.monotonic(), self.clock.now().timestamp()
         number = _SIGNALS.get(str(plan.get("checkpoint", "on_notice") or "none"))
         bound = self._time_to_save()
         step = self.watcher.last_step
@@ -155,15 +156,20 @@ class Leg:
         elif number is None:
             job.signal(signal.SIGTERM)
             bound = min(bound, 5.0)
+        at_once = False
         if not job.wait(max(0.0, bound - (self.clock.monotonic() - asked))):
             self._say(
                 f"the command has not ended within {bound:.0f} s of {number.name if number else 'SIGTERM'}: killing it"
             )
+            asked_at = self.clock.now().timestamp()
             job.kill()
+            at_once = True
+        elif self.clock.monotonic() - asked < AT_ONCE_S:
+            at_once = True
         if self.pulse.wish == "superseded":
             return Ending(None, "superseded", "Another attempt holds the baton.", drained=True, silent=True)
         self.pulse.tell(urgent=True, phase="upload")
-        manifest = self._publish_last()
+        manifest = self._publish_last(self._half_written_since(job, asked_at) if at_once else None)
         took = self.clock.monotonic() - asked
         step = self.watcher.last_step
         self._say(f"handed over at step {step} after {took:.1f} s" + ("" if manifest else " (nothing new to publish)"))
@@ -179,12 +185,19 @@ class Leg:
             return most
         return max(2.0, min(most, left - max(self.clock.scaled(10, 2.0), self.pulse.handover_s)))
 
-    def _publish_last(self) -> Manifest | None:
+    def _half_written_since(self, job: training.Trainer, at: float) -> int | None:
+        """From when on (Unix time, ns) a file may be half written: a command that a signal ended at once saved nothing more.
+
+        A wrapper without a trap dies of the signal as well, but then what it started goes on saving for a while.
+        """
+        return int((at - max(self.clock.scaled(LOOK_S), 0.2)) * 1e9) if job.died_of_signal else None
+
+    def _publish_last(self, half_written_since: int | None = None) -> Manifest | None:
         self.courier.unwatch()
         manifest = None
         for pause in (1, 2, 4, None):
             try:
-                manifest = self.watcher.look(settled=True, final=True)
+                manifest = self.watcher.look(settled=True, final=True, before_ns=half_written_since)
                 break
             except Exception as error:
                 self._say(f"publishing failed: {error!r}")

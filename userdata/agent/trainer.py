@@ -157,6 +157,11 @@ class Trainer:
         code = self._process.poll()
         return code if code is None or code >= 0 else 128 - code
 
+    @property
+    def died_of_signal(self) -> bool:
+        """Whether a signal ended the command that it did not handle."""
+        return (self._process.poll() or 0) < 0
+
     def ended(self) -> bool:
         """Whether the command, everything it started, and all containers have ended."""
         return self._process.poll() is not None and not self._members() and not self._containers()

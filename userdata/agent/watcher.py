@@ -52,21 +52,26 @@ class Watcher:
         """Whether the directory exists, or has ever had a checkpoint."""
         return self._publisher.directory.is_dir()
 
-    def look(self, settled: bool = False, final: bool = False) -> Manifest | None:
-        """Publish the newest entry that is new and has settled, if there is one. Raises what S3 raises."""
+    def look(self, settled: bool = False, final: bool = False, before_ns: int | None = None) -> Manifest | None:
+        """Publish the newest entry that is new and has settled, if there is one. Raises what S3 raises.
+
+        `before_ns` leaves out what was still being written then (Unix time): its writer died and may have left a half.
+        """
         with self._lock:
-            return self._look(settled, final)
+            return self._look(settled, final, before_ns)
 
     def pending(self) -> bool:
         """Whether something new is there that isn't published yet."""
         return any(self._done.get(name) != files and files for name, files in self._signatures().items())
 
-    def _look(self, settled: bool, final: bool) -> Manifest | None:
+    def _look(self, settled: bool, final: bool, before_ns: int | None) -> Manifest | None:
         now = self._clock.monotonic()
         current = self._signatures()
         ready: list[str] = []
         for name, files in current.items():
             if not files or self._done.get(name) == files:
+                continue
+            if before_ns is not None and max(file.mtime_ns for file in files) >= before_ns:
                 continue
             if self._before.get(name) != files:
                 self._since.setdefault(name, now)
