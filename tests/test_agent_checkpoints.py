@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ import scan
 import store
 from checkpoints import Publisher, Ref
 from clock import Clock
-from failures import ManifestConflict, TornCheckpoint
+from failures import Failure, ManifestConflict, TornCheckpoint
+from leg import Leg
 from watcher import Watcher
 
 BUCKET = "relay-test"
@@ -211,3 +213,18 @@ def test_a_refusal_of_s3_is_raised(bucket, folder):
     with pytest.raises((ClientError, Exception), match="NoSuchBucket"):
         made.publish(scan.look(folder, ["step_10"]), 10)
     made.bucket.close()
+
+
+def test_a_folder_that_never_appears_ends_the_attempt_with_a_sentence(tmp_path):
+    leg = Leg.__new__(Leg)
+    leg.clock = Clock(scale=1.0)
+    leg.watcher = types.SimpleNamespace(appeared=lambda: (tmp_path / "there").exists())
+    leg.plan = types.SimpleNamespace(get=lambda *path: {"resume": "--resume {checkpoint}", "dir": "models/x"}[path[-1]])
+    leg.trained_since = leg.clock.monotonic() - 60
+    leg._require_directory()  # too early to say
+    leg.trained_since -= 1800
+    with pytest.raises(Failure, match="no folder 'models/x'") as failure:
+        leg._require_directory()
+    assert failure.value.reason == "checkpoint_dir"
+    (tmp_path / "there").mkdir()
+    leg._require_directory()

@@ -36,8 +36,19 @@ while step < total and not stop:
     if step % 20 == 0: save()
     time.sleep(0.02)
 if stop:
-    time.sleep(0.5); save(); sys.exit(0)
+    time.sleep(float(os.environ.get("SAVE_S", 0.5))); save(); sys.exit(0)
 (out / "metrics.json").write_text(json.dumps({"loss": 1 / step}))
+"""
+
+# Writes in place and knows no signals: killed in the middle of a save, it leaves half a file.
+CARELESS = """
+import os, pathlib, time
+ckpt = pathlib.Path(os.environ["SPOT_RELAY_CHECKPOINT_DIR"]); ckpt.mkdir(parents=True)
+(ckpt / "model_1").write_bytes(b"whole")
+time.sleep(3)
+with (ckpt / "model_2").open("wb", buffering=0) as f:
+    while True:
+        f.write(b"h"); time.sleep(0.01)
 """
 
 
@@ -158,6 +169,8 @@ def run(tmp_path, agent, aws, s3, controller):
     repo = tmp_path / "repo"
     repo.mkdir()
     (repo / "train.py").write_text(TRAIN)
+    (repo / "wrapper.sh").write_text(f'{sys.executable} train.py "$@"\necho done\n')
+    (repo / "careless.py").write_text(CARELESS)
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
     for arguments in (["init"], ["add", "-A"], ["commit", "-m", "one"]):
         subprocess.run(["git", *identity, *arguments], cwd=repo, check=True, capture_output=True)
@@ -253,6 +266,32 @@ def test_a_notice_is_answered_by_training_on_until_told_to_drain(run, controller
     noticed = [b["step"] for b in controller.beats if b["notice_at"] and b["phase"] == "train"]
     assert noticed[-1] > noticed[0], "training must go on after the notice"
     assert calls[-1] == "shutdown -P now"
+
+
+def test_a_wrapper_without_a_trap_whose_child_saves_for_five_seconds_loses_nothing(run, controller, s3):
+    controller.on_beat = lambda beat: (
+        {"action": "drain", "reason": "handoff"} if beat["phase"] == "train" and (beat["step"] or 0) >= 30 else {}
+    )
+    output, _ = run(total=100000, command="sh wrapper.sh {total}", env={"SAVE_S": "5"})
+    (ending,) = controller.exits
+    assert (ending["drained"], ending["reason"]) == (True, "handoff"), output
+    last = max(int(key.split("/")[4]) for key in keys(s3, "runs/quick/checkpoints/0001/"))
+    assert last == ending["step"]
+    assert manifest(s3, 1, last)["final"] is True
+
+
+def test_what_a_killed_trainer_was_writing_is_no_checkpoint(run, controller, s3):
+    began = []
+
+    def on_beat(beat):
+        if beat["phase"] == "train":
+            began.append(time.monotonic())
+        return {"action": "drain", "reason": "handoff"} if began and time.monotonic() - began[0] > 6 else {}
+
+    controller.on_beat = on_beat
+    output, _ = run(command=f"{sys.executable} careless.py")
+    assert controller.exits[0]["drained"], output
+    assert {int(key.split("/")[4]) for key in keys(s3, "runs/quick/checkpoints/0001/")} == {1}
 
 
 def test_the_notice_itself_drains_in_time_when_nobody_tells_to(run, controller):
