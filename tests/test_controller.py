@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import boto3
 import pytest
 
-import app
 from chalicelib import agents, people
-from chalicelib.contracts import api, openapi
+from chalicelib.contracts import api
 from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
-from chalicelib.core.model import Reason, Status
-from chalicelib.settings import NotConfigured, Settings
+from chalicelib.settings import Settings
 from chalicelib.store import Store
 from tests.conftest import TABLE
-from tests.core_world import OFFERS, START
+from tests.core_world import OFFERS
 from tests.test_shell import Clock, FakeEc2
 
 ME = "arn:aws:iam::123456789012:user/me"
@@ -383,44 +380,3 @@ def test_pruning_keeps_the_newest_that_count(stage: Deployed) -> None:
     gone = stage.c.bucket.prune(run, 2)
     assert [g.step for g in gone] == [30, 20, 10]
     assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"])["checkpoints"]] == [50, 40]
-
-
-# -- the shapes ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_description_names_exactly_the_routes_that_are_served() -> None:
-    served = {(method, path) for path, methods in app.app.routes.items() for method in methods}
-    assert {(route.method, route.path) for route in openapi.ROUTES} == served
-
-
-def test_every_route_is_signed() -> None:
-    for methods in app.app.routes.values():
-        for entry in methods.values():
-            assert entry.authorizer is app.signed
-
-
-def test_every_reference_of_the_description_resolves() -> None:
-    document = openapi.document()
-    text = json.dumps(document)
-    schemas = document["components"]["schemas"]
-    for part in text.split('"#/components/schemas/')[1:]:
-        assert part.split('"')[0] in schemas
-
-
-def test_an_agent_may_say_every_reason_that_can_end_an_attempt() -> None:
-    known = set(Reason)
-    assert set(api.ExitReason.__args__) <= known  # type: ignore[attr-defined]
-
-
-def test_settings_name_what_is_missing() -> None:
-    with pytest.raises(NotConfigured, match="LIMIT_USD"):
-        Settings.read({})
-
-
-def test_statuses_of_the_view_are_the_cores(stage: Deployed) -> None:
-    stage.submit()
-    run = stage.c.store.load(SPEC["name"])
-    assert run
-    for status in Status:
-        assert people.views.run_view(replace(run, status=status))["status"] == status
-    assert isinstance(START, datetime)

@@ -70,18 +70,15 @@ def _relative(value: str) -> str:
 
 
 def _command(value: str) -> str:
-    _text(value)
-    _known(value, _COMMAND_NAMES)
-    try:
-        templates.words(value)
-    except ValueError as error:
-        raise ValueError(str(error)) from None
-    return value
+    return _words(value, _COMMAND_NAMES)
 
 
 def _resume(value: str) -> str:
-    _text(value)
-    _known(value, _RESUME_NAMES)
+    return _words(value, _RESUME_NAMES)
+
+
+def _words(value: str, known: frozenset[str]) -> str:
+    _known(_text(value), known)
     try:
         templates.words(value)
     except ValueError as error:
