@@ -43,6 +43,20 @@ def rehearse(options: Options, show: Show, keep: Any = None) -> dict[str, Any]:
     began = time.monotonic()
     options.home.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=options.home))
+    try:
+        report = _on_a_stage(options, show, keep, folder, began)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    (options.home / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    if report["ok"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        show.say(f"what was written is kept in {folder}")
+    return report
+
+
+def _on_a_stage(options: Options, show: Show, keep: Any, folder: Path, began: float) -> dict[str, Any]:
     prepared = job.prepare(folder, options.run, options.repo, options.overrides)
     say = show.say
     outcomes: list[conduct.Outcome] = []
@@ -58,12 +72,7 @@ def rehearse(options: Options, show: Show, keep: Any = None) -> dict[str, Any]:
             report = _report(options, stage, outcomes, began)
             if keep is not None:
                 keep(stage)
-    (options.home / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    if report["ok"]:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        say(f"what was written is kept in {folder}")
-    return report
+            return report
 
 
 def _report(options: Options, stage: Stage, outcomes: Sequence[conduct.Outcome], began: float) -> dict[str, Any]:
