@@ -6,6 +6,7 @@ import http.server
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 from spotrelay.rehearsal.ec2_market import Market, Refusal
 
@@ -22,11 +23,12 @@ class Control(http.server.BaseHTTPRequestHandler):
         """Silent: the caller knows what it asked."""
 
     def do_GET(self) -> None:
-        answers = {"/instances": self.host.instances, "/events": self.host.emulator.events}
-        if self.path in answers:
-            self._answer(200, answers[self.path]())
-        else:
-            self._answer(404, {"error": f"no such path: {self.path}"})
+        address = urlsplit(self.path)
+        query = {name: values[0] for name, values in parse_qs(address.query).items()}
+        try:
+            self._answer(200, look(self.host, address.path, query))
+        except KeyError as error:
+            self._answer(404, {"error": f"no such path, or missing: {error}"})
 
     def do_POST(self) -> None:
         try:
@@ -49,6 +51,21 @@ class Control(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
+def look(host: Host, path: str, query: dict[str, str]) -> object:
+    """What a control request wants to see. KeyError: unknown path or missing parameter."""
+    match path:
+        case "/instances":
+            return host.instances()
+        case "/events":
+            return host.emulator.events()
+        case "/market":
+            return {"spot_vcpus": host.market.spot_vcpus, "failing": list(host.market.failing)}
+        case "/prices":
+            prices = host.market.whole_history((query["type"], query["az"]))
+            return [{"at": at.isoformat(), "usd_hour": price} for at, price in prices]
+    raise KeyError(path)
+
+
 def act(host: Host, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Do what a control request asks. LookupError: unknown path or missing key; ValueError: bad value."""
     match path:
@@ -64,6 +81,11 @@ def act(host: Host, path: str, body: dict[str, Any]) -> dict[str, Any]:
             _change_pool(host.market, body)
         case "/quota":
             host.market.spot_vcpus = None if body["spot_vcpus"] is None else int(body["spot_vcpus"])
+        case "/failing":
+            unknown = set(body["services"]) - {"pricing", "servicequotas"}
+            if unknown:
+                raise ValueError(f"services are pricing and servicequotas, not {', '.join(sorted(unknown))}")
+            host.market.failing = tuple(body["services"])
         case "/events":
             if body["mode"] not in ("deliver", "lose", "duplicate", "delay"):
                 raise ValueError(f"mode is deliver, lose, duplicate or delay, not {body['mode']}")

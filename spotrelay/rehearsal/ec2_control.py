@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any, Literal, Self, TypedDict, cast
@@ -40,6 +41,13 @@ class InstanceView(TypedDict):
     reason: str | None
     pids: list[int]
     folder: str
+
+
+class Price(TypedDict):
+    """A Spot price in USD per hour, and the time from which it held (ISO 8601, UTC)."""
+
+    at: str
+    usd_hour: float
 
 
 class HostControl:
@@ -89,6 +97,15 @@ class HostControl:
     def quota(self, spot_vcpus: int | None) -> None:
         self._call("/quota", spot_vcpus=spot_vcpus)
 
+    def prices(self, instance_type: str, zone: str) -> list[Price]:
+        """Every Spot price of a pool, oldest first; each holds until the next, and the first for all time before."""
+        query = urllib.parse.urlencode({"type": instance_type, "az": zone})
+        return cast(list[Price], self._call(f"/prices?{query}"))
+
+    def failing(self, *services: Literal["pricing", "servicequotas"]) -> None:
+        """Let these services of the emulator answer with a server error from now on, and no others."""
+        self._call("/failing", services=services)
+
     def event_mode(
         self,
         mode: Literal["deliver", "lose", "duplicate", "delay"],
@@ -119,7 +136,7 @@ class HostControl:
         self._call("/shutdown")
 
     def _call(self, path: str, **body: object) -> Any:
-        read_only = path in ("/instances", "/events") and not body
+        read_only = path.split("?")[0] in ("/instances", "/events", "/prices") and not body
         data = None if read_only else json.dumps(body).encode()
         try:
             with self._opener.open(urllib.request.Request(self.address + path, data), timeout=30) as answer:

@@ -80,6 +80,8 @@ class Host:
             code, message = machine.reason
             instance.state_reason = StateReason(message, code)
             instance._reason = f"{code} ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} GMT)"
+        else:  # moto says UTC, which a reader of EC2's form doesn't know
+            instance._reason = f"User initiated ({datetime.now(UTC):%Y-%m-%d %H:%M:%S} GMT)"
         self.emulator.emit(STATE_CHANGE, instance, state="shutting-down")
         self._spawn(self._end, machine)
 

@@ -16,6 +16,8 @@ Pool = tuple[str, str]
 # USD per hour, Linux, us-east-1. Only c6i.xlarge is a quoted price; the others keep the market's usual order.
 SEED_PRICES = {"c6i.xlarge": 0.068, "c5.xlarge": 0.071, "c5a.xlarge": 0.064, "m6i.xlarge": 0.076}
 PRICE_PER_VCPU = 0.017
+# USD per hour on demand, as the Pricing API names them.
+ON_DEMAND_PRICES = {"c6i.xlarge": 0.17, "c5.xlarge": 0.17, "c5a.xlarge": 0.154, "m6i.xlarge": 0.192}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Market:
     errors: dict[Pool, Refusal] = field(default_factory=dict)
     prices: dict[Pool, list[tuple[datetime, float]]] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    # Services beside EC2 that answer with a server error: "pricing", "servicequotas".
+    failing: tuple[str, ...] = ()
     opened: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(hours=6))
 
     def price(self, pool: Pool, vcpus: int = 4) -> float:
@@ -60,6 +64,10 @@ class Market:
         start = start or end
         before = [entry for entry in known if entry[0] <= start]
         return sorted([*before[-1:], *(entry for entry in known if entry[0] > start)], reverse=True)
+
+    def whole_history(self, pool: Pool) -> list[tuple[datetime, float]]:
+        """Every price the pool has had, oldest first, each with the time from which it held."""
+        return list(self._prices(pool, 4))
 
     def reset(self, pool: Pool) -> None:
         """Take back the pool's limit and error; its price stays."""

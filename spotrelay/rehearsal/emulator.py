@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -86,8 +86,14 @@ class Emulator:
         """ministack's log."""
         return self.workdir / "ministack.log"
 
-    def start(self, workdir: Path, ec2_endpoint: str, *, env: Mapping[str, str] | None = None) -> Self:
-        """Start it and wait until it answers. `env` adds to its environment, and so to that of every Lambda."""
+    def start(
+        self, workdir: Path, ec2_endpoint: str, *, control: str | None = None, env: Mapping[str, str] | None = None
+    ) -> Self:
+        """Start it and wait until it answers.
+
+        `control` is the EC2 host's control API, asked for quotas and for what is to fail. `env` adds to the emulator's
+        environment, and so to that of every Lambda.
+        """
         if self._process is not None:
             raise EmulatorError("The emulator is already running")
         self._workdir = workdir.resolve()
@@ -95,6 +101,7 @@ class Emulator:
         self._port = _free_port()
         command = [sys.executable, "-m", "spotrelay.rehearsal.ministack_main", "--port", str(self._port)]
         command += ["--ec2-endpoint", ec2_endpoint, "--data", str(self._workdir / "data"), "--with-parent"]
+        command += ["--ec2-control", control] if control else []
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -168,6 +175,26 @@ class Emulator:
 
             client.meta.events.register("before-sign.events.PutEvents", add_key)
         return client
+
+    @contextlib.contextmanager
+    def outage(self, prefix: str) -> Iterator[None]:
+        """While it lasts, no function whose name begins with `prefix` runs: their reserved concurrency is 0.
+
+        What runs already goes on. Calls are refused (Lambda 429, API Gateway a status that clients retry), events wait.
+        """
+        functions = self.client("lambda")
+        pages = functions.get_paginator("list_functions").paginate()
+        names = [one["FunctionName"] for page in pages for one in page["Functions"]]
+        names = [name for name in names if name.startswith(prefix)]
+        if not names:
+            raise EmulatorError(f"no function is named {prefix}…")
+        try:
+            for name in names:
+                functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+            yield
+        finally:
+            for name in names:
+                functions.delete_function_concurrency(FunctionName=name)
 
     def chalice_deploy(
         self,

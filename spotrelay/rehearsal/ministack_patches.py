@@ -1,7 +1,8 @@
 """What must change in ministack before Spot Relay can be deployed into it and rehearsed there.
 
 Each patch is a function: its docstring says why, and it raises `PatchMismatch` where ministack isn't as it was when
-the patch was written. Those for IAM are in `ministack_iam`.
+the patch was written. Those for IAM are in `ministack_iam`, others in
+modules named for what they patch.
 """
 
 import asyncio
@@ -9,11 +10,18 @@ import contextvars
 import functools
 import hmac
 import json
+import os
 import urllib.error
 import urllib.request
 from typing import Any
 
-from spotrelay.rehearsal import ministack_cloudformation, ministack_iam
+from spotrelay.rehearsal import (
+    ministack_catalog,
+    ministack_cloudformation,
+    ministack_functions,
+    ministack_iam,
+    ministack_scheduler,
+)
 from spotrelay.rehearsal.ministack_checks import (
     PatchMismatch,
     load,
@@ -32,19 +40,25 @@ _REQUEST = "method path headers body query_params"
 Answer = tuple[int, dict[str, str], bytes]
 
 
-def apply_all(ec2_endpoint: str, host_key: str) -> None:
-    """Apply every patch to the ministack in this process, before it serves."""
+def apply_all(ec2_endpoint: str, host_key: str, port: int, control: str | None = None) -> None:
+    """Apply every patch to the ministack in this process, before it serves on `port`.
+
+    `control` is the address of the EC2 host's control API.
+    """
     require_pinned_version()
     patch_api_import()
     patch_api_compression()
     patch_lambda_delay()
     patch_event_sources(host_key)
+    ministack_functions.patch_throttled_events()
     patch_event_retries()
     patch_ec2(ec2_endpoint)
     patch_resource_tags(ec2_endpoint)
     ministack_cloudformation.patch_ec2_resources(ec2_endpoint)
     ministack_iam.patch_policy_variables()
     ministack_iam.patch_leading_keys()
+    ministack_scheduler.patch_scheduler(port)
+    ministack_catalog.patch_catalog(control, os.environ["AWS_REGION"], os.environ["MINISTACK_ACCOUNT_ID"])
     ministack_iam.patch_resource_arns()
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Stage:
         self.control = host.control
         self._say("emulator")
         self.emulator = Emulator(cache_dir=self._cache)
-        self._open.enter_context(self.emulator.start(self.folder / "aws", host.endpoint))
+        self._open.enter_context(self.emulator.start(self.folder / "aws", host.endpoint, control=host.control.address))
         aws = self.emulator
         self.control.emulator(aws.endpoint, aws.host_key, aws.access_key_id, aws.secret_access_key)
         self.control.boot(delay_s=BOOT_S * self.time_scale, end_delay_s=END_S * self.time_scale)
@@ -112,6 +112,19 @@ class Stage:
         self.sweeps += 1
         if answer.get("FunctionError"):
             self.sweep_errors.append(answer["Payload"].read().decode()[:2000])
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """The controller is away while it lasts: none of its functions runs, and nothing sweeps.
+
+        EC2, S3, STS and Scheduler go on. Events wait, and arrive within a second of its end.
+        """
+        sweeping, self.sweeping = self.sweeping, False
+        try:
+            with self.emulator.outage(f"spot-relay-{STAGE}"):
+                yield
+        finally:
+            self.sweeping = sweeping
 
     def function_logs(self, function: str) -> list[str]:
         """What a deployed function has logged, line by line; `function` is "" for the API's."""

@@ -1,0 +1,59 @@
+"""Lambda in ministack during an outage: an event for a function that may not run waits until it may."""
+
+import contextvars
+import functools
+import time
+from typing import Any
+
+from spotrelay.rehearsal.ministack_checks import load, require_function, require_text
+
+RETRY_S = 0.5
+# How long Lambda keeps a throttled event, unless the function's settings say otherwise.
+EVENT_AGE_S = 6 * 3600
+
+
+def patch_throttled_events() -> None:
+    """Keep an asynchronous invocation that meets a concurrency limit, and try it again until it runs or is too old.
+
+    ministack counts a throttle as one of three attempts and drops the event after three seconds. AWS tries for six
+    hours, at first after a second and in the end every five minutes; here it is twice a second throughout.
+    """
+    functions = load("services.lambda_svc")
+    invoke = require_function(functions, "invoke_async_with_retry", "func event")
+    execute = require_function(functions, "_execute_function", "func event")
+    find = require_function(functions, "_get_func_record_for_ref", "function_ref")
+    record = require_function(functions, "_execution_record_for_config", "func config")
+    require_text(
+        functions,
+        "invoke_async_with_retry",
+        "last_result = _execute_function(func, event)",
+        "ctx_snapshot = contextvars.copy_context()",
+    )
+    require_text(functions, "_throttle_response", '"throttle": True')
+    waits: contextvars.ContextVar[bool] = contextvars.ContextVar("waits", default=False)
+
+    @functools.wraps(invoke)
+    def patched_invoke(func: dict[str, Any], event: Any) -> None:
+        token = waits.set(True)  # the invoking thread runs in a copy of this context
+        try:
+            invoke(func, event)
+        finally:
+            waits.reset(token)
+
+    @functools.wraps(execute)
+    def patched_execute(func: dict[str, Any], event: Any) -> Any:
+        result = execute(func, event)
+        config = func.get("config") or func
+        settings = func.get("event_invoke_config") or {}
+        too_old = time.monotonic() + int(settings.get("MaximumEventAgeInSeconds", EVENT_AGE_S))
+        while waits.get() and result.get("throttle") and time.monotonic() < too_old:
+            time.sleep(RETRY_S)
+            # Anew: the limit is in the record, which may have been raised or deployed again meanwhile.
+            function, now, _ = find(config["FunctionArn"])
+            if not function or not now:
+                break
+            result = execute(record(function, now), event)
+        return result
+
+    functions.invoke_async_with_retry = patched_invoke
+    functions._execute_function = patched_execute
