@@ -42,18 +42,17 @@ def patch_throttled_events() -> None:
 
     @functools.wraps(execute)
     def patched_execute(func: dict[str, Any], event: Any) -> Any:
-        result = execute(func, event)
-        config = func.get("config") or func
-        settings = func.get("event_invoke_config") or {}
+        if not waits.get():
+            return execute(func, event)
+        config, settings = func.get("config") or func, func.get("event_invoke_config") or {}
         too_old = time.monotonic() + int(settings.get("MaximumEventAgeInSeconds", EVENT_AGE_S))
-        while waits.get() and result.get("throttle") and time.monotonic() < too_old:
-            time.sleep(RETRY_S)
-            # Anew: the limit is in the record, which may have been raised or deployed again meanwhile.
+        while True:
+            # Anew each time: the limit is in the record, which may be another than when the event came.
             function, now, _ = find(config["FunctionArn"])
-            if not function or not now:
-                break
-            result = execute(record(function, now), event)
-        return result
+            result = execute(record(function, now) if function and now else func, event)
+            if not result.get("throttle") or time.monotonic() > too_old:
+                return result
+            time.sleep(RETRY_S)
 
     functions.invoke_async_with_retry = patched_invoke
     functions._execute_function = patched_execute
