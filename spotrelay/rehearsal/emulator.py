@@ -21,17 +21,12 @@ from urllib.parse import urlsplit
 
 import boto3
 
+from spotrelay.rehearsal import chalice_project
 from spotrelay.rehearsal.ministack_main import ACCOUNT_ID, HOST_KEY_VARIABLE
 from spotrelay.rehearsal.ministack_patches import EC2_HOST_HEADER
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 8.0
-DEPLOY_TIMEOUT_S = 600.0
-
-# What `chalice deploy` packs, and so all that is copied.
-_PACKED = ("app.py", "chalicelib", "vendor", "requirements.txt")
-# pip's settings, and how this machine reaches its package index.
-_PIP_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY")
 
 
 class EmulatorError(RuntimeError):
@@ -180,7 +175,7 @@ class Emulator:
     def outage(self, prefix: str) -> Iterator[None]:
         """While it lasts, no function whose name begins with `prefix` runs: their reserved concurrency is 0.
 
-        What runs already goes on. Calls are refused (Lambda 429, API Gateway a status that clients retry), events wait.
+        What runs already goes on. Calls are refused (by Lambda with 429, by API Gateway with 500), events wait.
         """
         functions = self.client("lambda")
         pages = functions.get_paginator("list_functions").paginate()
@@ -210,8 +205,12 @@ class Emulator:
         `iam_role_arn`) in `.chalice/config.json`. The project's own tree is only read.
         """
         copy = self.workdir / "deploys" / f"{project_dir.resolve().name}-{stage}"
-        _copy_project(project_dir, copy, stage, env or {}, stage_config or {})
-        self._run_chalice(["deploy", "--stage", stage], copy)
+        chalice_project.copy_project(project_dir, copy, stage, env or {}, stage_config or {})
+        aws = {"AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region, **self._aws_environment()}
+        cache = (self._cache_dir or self.workdir / "cache").resolve()
+        problem = chalice_project.deploy(copy, stage, aws, cache, self.workdir)
+        if problem:
+            raise EmulatorError(f"{problem}\n{_tail(self.workdir / chalice_project.LOG)}")
         deployed = copy / ".chalice" / "deployed" / f"{stage}.json"
         resources = json.loads(deployed.read_text())["resources"] if deployed.is_file() else []
         for resource in resources:
@@ -253,52 +252,6 @@ class Emulator:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def _run_chalice(self, arguments: list[str], project: Path) -> None:
-        cache = (self._cache_dir or self.workdir / "cache").resolve()
-        kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-        kept |= {name: os.environ[name] for name in _PIP_VARIABLES if name in os.environ}
-        kept |= {name: os.environ[name.lower()] for name in _PIP_VARIABLES if name.lower() in os.environ}
-        direct = ",".join(
-            filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1,localhost"))
-        )
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "LANG": os.environ.get("LANG", "C.UTF-8"),
-            # pip's own settings may be in the user's folder; nothing is written there.
-            "HOME": os.environ.get("HOME", str(self.workdir)),
-            "PIP_CACHE_DIR": str(cache / "pip"),
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            **kept,
-            "NO_PROXY": direct,
-            "AWS_REGION": self.region,
-            "AWS_DEFAULT_REGION": self.region,
-            **self._aws_environment(),
-        }
-        # The module has no `__main__`, and a script of that name need not be next to the interpreter.
-        command = [sys.executable, "-c", "import sys; from chalice.cli import main; sys.exit(main())", *arguments]
-        log_file = self.workdir / "chalice.log"
-        with log_file.open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=project,
-                env=environment,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(DEPLOY_TIMEOUT_S)
-            except BaseException as error:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                if isinstance(error, subprocess.TimeoutExpired):
-                    raise EmulatorError(f"`chalice deploy` took too long\n{_tail(log_file)}") from error
-                raise
-        if code:
-            raise EmulatorError(f"`chalice {' '.join(arguments)}` failed ({code})\n{_tail(log_file)}")
-
     def _wait_until_healthy(self) -> None:
         process = self._process
         assert process is not None
@@ -321,31 +274,6 @@ def group_members(group: int) -> list[int]:
     listed = subprocess.run(["ps", "-A", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=True)
     rows = (line.split() for line in listed.stdout.splitlines())
     return [int(row[0]) for row in rows if len(row) >= 3 and row[1] == str(group) and not row[2].startswith("Z")]
-
-
-def _copy_project(
-    project: Path, copy: Path, stage: str, env: Mapping[str, str], stage_config: Mapping[str, Any]
-) -> None:
-    """Bring the copy up to date, except for what `chalice deploy` keeps in it from one time to the next."""
-    (copy / ".chalice").mkdir(parents=True, exist_ok=True)
-    for name in _PACKED:
-        source, target = project / name, copy / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-        elif source.exists():
-            shutil.copy2(source, target)
-    for source in (project / ".chalice").glob("*.json"):
-        shutil.copy2(source, copy / ".chalice" / source.name)
-    config_file = copy / ".chalice" / "config.json"
-    config = json.loads(config_file.read_text())
-    settings = config.setdefault("stages", {}).setdefault(stage, {})
-    settings.update(stage_config)
-    settings["environment_variables"] = {**settings.get("environment_variables", {}), **env}
-    config_file.write_text(json.dumps(config, indent=2))
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""Lambda in ministack during an outage: an event for a function that may not run waits until it may."""
+"""Lambda in ministack during an outage: an event for a function that may not run waits, an API call is a 500."""
 
 import contextvars
 import functools
@@ -56,3 +56,22 @@ def patch_throttled_events() -> None:
 
     functions.invoke_async_with_retry = patched_invoke
     functions._execute_function = patched_execute
+
+
+def patch_throttled_calls() -> None:
+    """Answer an API call whose function is at its limit as API Gateway does: 500, without a word of the reason.
+
+    ministack passes Lambda's 429 on, which clients take for a limit of their own and may treat otherwise.
+    """
+    gateway = load("services.apigateway_v1")
+    shape = require_function(gateway, "_lambda_proxy_response", "result")
+    require_text(gateway, "_lambda_proxy_response", "return lambda_response, None")
+
+    @functools.wraps(shape)
+    def patched(result: dict[str, Any]) -> Any:
+        if not result.get("throttle"):
+            return shape(result)
+        headers = {"Content-Type": "application/json", "x-amzn-ErrorType": "InternalServerErrorException"}
+        return {"statusCode": 500, "headers": headers, "body": '{"message": "Internal server error"}'}, None
+
+    gateway._lambda_proxy_response = patched

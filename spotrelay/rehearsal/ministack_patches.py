@@ -51,6 +51,7 @@ def apply_all(ec2_endpoint: str, host_key: str, port: int, control: str | None =
     patch_lambda_delay()
     patch_event_sources(host_key)
     ministack_functions.patch_throttled_events()
+    ministack_functions.patch_throttled_calls()
     patch_event_retries()
     patch_ec2(ec2_endpoint)
     patch_resource_tags(ec2_endpoint)

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from spotrelay.rehearsal import ministack_scheduler_roles
 from spotrelay.rehearsal.ministack_checks import PatchMismatch, load, require_function, require_text
-from spotrelay.rehearsal.ministack_scheduler_roles import SERVICE, session_keys, trusted
+from spotrelay.rehearsal.ministack_scheduler_roles import SERVICE, require_shapes, session_keys, trusted
 
 TICK_S = 0.25
 PAGE = 100
@@ -89,6 +89,7 @@ def patch_api_calls(endpoint: str) -> None:
     """
     events = load("services.eventbridge")
     scheduler = load("services.scheduler")
+    require_shapes()
     invoke = require_function(events, "_invoke_target", "target event rule view")
 
     def call(service: str, action: str, target: dict[str, Any], keys: dict[str, str], arn: str) -> None:

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import time
 from typing import Any
 
 from spotrelay.rehearsal.ministack_checks import load, require_function, require_text
@@ -13,13 +14,32 @@ SESSION_S = 900
 _PATH = re.compile(r"/schedules/([^/]+)")
 
 
+def require_shapes() -> None:
+    """Check, when the emulator starts, what sessions and trust are made of later; raises PatchMismatch."""
+    evaluator, sts = load("core.iam_evaluator"), load("services.sts")
+    require_function(evaluator, "_service_principal_matches", "principal service")
+    require_function(evaluator, "evaluate_trust_policy", "trust_doc caller_arn ctx")
+    require_function(sts, "register_session", "access_key session")
+    require_text(
+        sts,
+        "handle_request",
+        '"SecretAccessKey": secret_key',
+        '"PrincipalType": "AssumedRole"',
+        "access_key = _gen_session_access_key()",
+        "secret_key = _gen_secret()",
+        "session_token = _gen_session_token()",
+        "role_id = _role_id(role_arn)",
+        "role = iam_svc._roles.get(role_name)",
+        'role.get("AssumeRolePolicyDocument"',
+        "service_context={",
+    )
+
+
 def session_keys(role_arn: str, schedule_arn: str) -> dict[str, str] | None:
     """A session's keys for boto3, as the scheduler gets them; None when the role's trust policy doesn't let it."""
     if not trusted(role_arn, schedule_arn):
         return None
     sts = load("services.sts")
-    register = require_function(sts, "register_session", "access_key session")
-    require_text(sts, "handle_request", '"SecretAccessKey": secret_key', '"PrincipalType": "AssumedRole"')
     account, role = role_arn.split(":")[4], role_arn.rsplit("/", 1)[-1]
     key, secret, token = sts._gen_session_access_key(), sts._gen_secret(), sts._gen_session_token()
     session = {
@@ -27,11 +47,11 @@ def session_keys(role_arn: str, schedule_arn: str) -> dict[str, str] | None:
         "UserId": f"{sts._role_id(role_arn)}:scheduler",
         "SecretAccessKey": secret,
         "SessionToken": token,
-        "Expiration": load("services.scheduler")._now() + SESSION_S,
+        "Expiration": time.time() + SESSION_S,
         "AccountId": account,
         "PrincipalType": "AssumedRole",
     }
-    register(key, session)
+    sts.register_session(key, session)
     return {
         "aws_access_key_id": key,
         "aws_secret_access_key": secret,
@@ -46,8 +66,6 @@ def trusted(role_arn: str, schedule_arn: str) -> bool:
     ministack's own evaluation never tells one service from another.
     """
     evaluator = load("core.iam_evaluator")
-    names_service = require_function(evaluator, "_service_principal_matches", "principal service")
-    evaluate = require_function(evaluator, "evaluate_trust_policy", "trust_doc caller_arn ctx")
     role = load("services.iam")._roles.get(role_arn.rsplit("/", 1)[-1])
     if role is None or role["Arn"] != role_arn:
         return False
@@ -57,7 +75,8 @@ def trusted(role_arn: str, schedule_arn: str) -> bool:
     ours = [
         {**each, "Principal": "*"}
         for each in statements
-        if names_service(each.get("Principal"), SERVICE) or (each["Effect"] == "Deny" and each.get("Principal") == "*")
+        if evaluator._service_principal_matches(each.get("Principal"), SERVICE)
+        or (each["Effect"] == "Deny" and each.get("Principal") == "*")
     ]
     account, region = schedule_arn.split(":")[4], schedule_arn.split(":")[3]
     group = schedule_arn.replace(":schedule/", ":schedule-group/").rsplit("/", 1)[0]
@@ -71,7 +90,7 @@ def trusted(role_arn: str, schedule_arn: str) -> bool:
         # AWS names the group here, not the schedule.
         service_context={"aws:sourcearn": group, "aws:sourceaccount": account},
     )
-    return bool(evaluate({"Statement": ours}, SERVICE, context))
+    return bool(evaluator.evaluate_trust_policy({"Statement": ours}, SERVICE, context))
 
 
 class ScheduleArn(str):
