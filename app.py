@@ -72,14 +72,12 @@ def _counted(c: Controller, since: int) -> dict[str, Any]:
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> dict[str, Any]:
     """Do whatever an event should have done and did not."""
-    from chalicelib.sweep import list_instances
-    from chalicelib.sweep import sweep as pass_over
-    from chalicelib.upkeep import Upkeep
+    from chalicelib.upkeep import whole_pass
 
-    c = controller()
-    report = pass_over(c.shell, list_instances(c.ec2, c.settings.stage), Upkeep(c), c.clock())
+    report = whole_pass(controller())
     if report.strays:
         logger.warning("strays ended", extra={"instances": report.strays})
+    report.check()
     return {"runs": report.runs, "instances": report.instances, "strays": report.strays}
 
 
@@ -91,6 +89,8 @@ def submit_run() -> Response:
     def act() -> Response:
         from chalicelib import people
 
+        if _flag("plan"):
+            return _answer(people.plan(controller(), _body()))
         status, run = people.submit(controller(), _body(), _caller())
         return _answer(run, status, {"Location": f"/runs/{run['name']}"})
 
@@ -129,7 +129,14 @@ def suspend_run(run: str) -> Response:
 
 @app.route("/runs/{run}/resume", methods=["POST"], authorizer=signed)
 def resume_run(run: str) -> Response:
-    return _asked(run, "resume")
+    def act() -> Response:
+        from chalicelib import people
+        from chalicelib.contracts import api
+
+        body = api.validate_request(api.ResumeRequest, _body() or {})
+        return _answer(people.ask(controller(), run, "resume", _caller(), body.cost_usd))
+
+    return _guarded(act)
 
 
 def _asked(run: str, what: str) -> Response:
@@ -161,12 +168,26 @@ def run_checkpoints(run: str) -> Response:
     return _guarded(act)
 
 
-@app.route("/budget", methods=["GET"], authorizer=signed)
-def budget() -> Response:
+@app.route("/runs/{run}/ledger", methods=["GET"], authorizer=signed)
+def run_ledger(run: str) -> Response:
     def act() -> Response:
         from chalicelib import people
 
-        return _answer(people.budget(controller()))
+        return _answer(people.ledger(controller(), run))
+
+    return _guarded(act)
+
+
+@app.route("/budget", methods=["GET", "PUT"], authorizer=signed)
+def budget() -> Response:
+    def act() -> Response:
+        from chalicelib import money
+        from chalicelib.contracts import api
+
+        request = app.current_request
+        if request is not None and request.method == "PUT":
+            return _answer(money.set_limit(controller(), api.validate_request(api.BudgetChange, _body()), _caller()))
+        return _answer(money.budget(controller()))
 
     return _guarded(act)
 
@@ -260,6 +281,17 @@ def _body() -> Any:
 def _query() -> dict[str, str]:
     request = app.current_request
     return dict(request.query_params or {}) if request is not None else {}
+
+
+def _flag(name: str) -> bool:
+    """Raises ApiError 400 for what is neither true nor false."""
+    from chalicelib.contracts.errors import ApiError
+
+    given = _query().get(name, "false").lower()
+    if given not in ("true", "false"):
+        wrong = {"field": name, "value": given[:200], "message": "must be true or false"}
+        raise ApiError(400, "bad_request", f"{name}: must be true or false.", (wrong,))
+    return given == "true"
 
 
 def _caller() -> str:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from chalicelib.bucket import checkpoint_prefix, run_prefix
 from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
-from chalicelib.core import answers
+from chalicelib.core import answers, leases
 from chalicelib.core import events as ev
 from chalicelib.core.answers import Action
 from chalicelib.core.apply import may_take
-from chalicelib.core.model import Attempt, Counted, Lease, Reason, Run
-from chalicelib.core.money import cost
+from chalicelib.core.model import Attempt, Counted, Reason, Run
 from chalicelib.records import Beat
 from chalicelib.scoped import credentials, policy, secret_path
 from chalicelib.store import OverLimit
@@ -124,7 +122,7 @@ def heartbeat(c: Controller, caller: Caller, body: HeartbeatRequest) -> dict[str
             checkpoint_at=now if published else None,
         ),
     )
-    run = _renewed(c, run, number, now)
+    run = _renewed(c, run, number)
     answer = answers.heartbeat(run, number)
     lease = _lease(c, run, number)
     # An agent that does not know the lease that stands has missed an answer, and with it the credentials that came along.
@@ -180,25 +178,25 @@ def _at(document: Any, key: str) -> Any:
     return document
 
 
-def _renewed(c: Controller, run: Run, number: int, now: datetime) -> Run:
+def _renewed(c: Controller, run: Run, number: int) -> Run:
     """The run with the attempt's next lease, when one is due and paid for; drained when it is not."""
     attempt = run.attempt(number)
-    if attempt is None or attempt.lease is None or not answers.renewal_due(attempt, now, c.policy):
-        return run
-    if run.status.ended:
+    if attempt is None or run.status.ended or not answers.renewal_due(attempt, c.clock(), c.policy):
         return run
     try:
-        return c.shell.tell(run.name, ev.Renewed(number, next_lease(attempt.lease, now, c))) or run
+        return c.shell.tell(run.name, lambda current: _renewal(c, current, number)) or run
     except OverLimit as refusal:
         reason = Reason.RUN_BUDGET if refusal.which == "run" else Reason.BUDGET
         return c.shell.tell(run.name, ev.SuspendAsked("spot-relay", reason)) or run
 
 
-def next_lease(lease: Lease, now: datetime, c: Controller) -> Lease:
-    """The lease from its first start to a full span from now; it holds what all of that can cost at most."""
-    end = now + c.policy.lease
-    span = end + c.policy.grace + c.policy.end_margin - lease.start
-    return Lease(lease.seq + 1, lease.start, end, lease.rate, cost(lease.rate, span))
+def _renewal(c: Controller, run: Run, number: int) -> ev.Renewed | None:
+    """What was used so far is settled with it, at what EC2 says it cost; None when another heartbeat was first."""
+    attempt, now = run.attempts[number - 1], c.clock()
+    if attempt.lease is None or not answers.renewal_due(attempt, now, c.policy):
+        return None
+    found = c.meter.evidence(run, attempt, now)
+    return ev.Renewed(number, attempt.lease.seq, leases.usage(run, attempt, now, found, c.policy))
 
 
 def _work(c: Controller, run: Run, number: int) -> dict[str, Any]:

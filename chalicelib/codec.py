@@ -13,7 +13,7 @@ from dacite import Config, from_dict
 
 from chalicelib.core.model import Run
 
-_CONFIG = Config(
+CONFIG = Config(
     cast=[Enum, tuple, int],
     type_hooks={
         datetime: lambda v: v if isinstance(v, datetime) else datetime.fromisoformat(v),
@@ -41,7 +41,7 @@ def plain(value: Any) -> Any:
 
 def run_from(data: dict[str, Any]) -> Run:
     """The run that `plain` made this of. Raises dacite's errors when it is not one."""
-    return from_dict(Run, data, _CONFIG)
+    return from_dict(Run, data, CONFIG)
 
 
 def to_item(values: dict[str, Any]) -> dict[str, Any]:

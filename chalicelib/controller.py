@@ -6,22 +6,31 @@ import os
 import secrets
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache, cached_property
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
+from chalicelib.acts import Acts
 from chalicelib.bucket import Bucket
-from chalicelib.core.model import Offer
-from chalicelib.costs import prove_cost
+from chalicelib.core import events as ev
+from chalicelib.core.model import Run
 from chalicelib.fleet import Fleet
 from chalicelib.fleet import Settings as FleetSettings
-from chalicelib.pools import offers
+from chalicelib.metering import Ec2Meter
+from chalicelib.outbox import Outbox
+from chalicelib.pools import Priced, PriceUnknown, priced
+from chalicelib.prices import Prices
+from chalicelib.quota import Quotas
 from chalicelib.records import Records
 from chalicelib.settings import Settings
 from chalicelib.shell import Shell
+from chalicelib.storage import Storage
 from chalicelib.store import Store
+from chalicelib.unmanaged import Unmanaged
+from chalicelib.watchdog import Watchdog
 
 # A hanging call must leave time to answer: Lambda's own limit would end us without a word. Retries are botocore's own:
 # every call here may be sent twice, CreateFleet because its client token makes the second the same launch.
@@ -55,6 +64,8 @@ class Controller:
         self.new_id = new_id
         self.policy = settings.policy
         self.counter = CallCounter(session)
+        self.told: set[str] = set()  # thresholds that this process knows to be told
+        self.idle_since: datetime | None = None  # the last whole pass of the sweep, when it found nothing going on
 
     @property
     def region(self) -> str:
@@ -85,7 +96,57 @@ class Controller:
 
     @cached_property
     def bucket(self) -> Bucket:
-        return Bucket(self.client("s3"), self.settings.bucket)
+        return Bucket(self.s3, self.settings.bucket)
+
+    @cached_property
+    def s3(self) -> Any:
+        return self.client("s3")
+
+    @cached_property
+    def scheduler(self) -> Any:
+        return self.client("scheduler")
+
+    @cached_property
+    def pricing(self) -> Any:
+        return self.client("pricing", region="us-east-1")  # it answers in few regions, for all of them
+
+    @cached_property
+    def prices(self) -> Prices:
+        table = self.settings.table
+        return Prices(lambda: self.ec2, lambda: self.pricing, self.dynamodb, table, self.region, self.policy)
+
+    @cached_property
+    def quotas(self) -> Quotas:
+        return Quotas(lambda: self.ec2, lambda: self.client("service-quotas"))
+
+    @cached_property
+    def acts(self) -> Acts:
+        return Acts(self.dynamodb, self.settings.table, self.store.ledger)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        return Outbox(self.dynamodb, self.settings.table, lambda: self.client("sns"), self.settings.topic_arn)
+
+    @cached_property
+    def storage(self) -> Storage:
+        return Storage(self.store.ledger, self.dynamodb, self.settings.table, lambda: self.s3, self.settings.bucket)
+
+    @cached_property
+    def unmanaged(self) -> Unmanaged:
+        def price(kind: str) -> Decimal | None:
+            quote = self.prices.estimate(kind, self.clock())
+            return quote.usd_hour if quote else None
+
+        return Unmanaged(self.store.ledger, self.dynamodb, self.settings.table, price)
+
+    @cached_property
+    def watchdog(self) -> Watchdog:
+        s = self.settings
+        return Watchdog(lambda: self.scheduler, s.schedule_group, s.scheduler_role_arn)
+
+    @cached_property
+    def meter(self) -> Ec2Meter:
+        return Ec2Meter(lambda: self.ec2, lambda: self.prices)
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -94,16 +155,19 @@ class Controller:
 
     @cached_property
     def shell(self) -> Shell:
-        policy = self.policy
-        return Shell(
-            self.store, self.fleet, policy, self.clock, lambda run, attempt, now: prove_cost(run, attempt, now, policy)
-        )
+        return Shell(self.store, self.fleet, self.policy, self.clock, self.meter, self.watchdog)
 
-    def offers(self, instance_types: list[str], market: str) -> tuple[Offer, ...]:
-        """The pools a run may use now. Raises pools.PriceUnknown."""
-        # The Pricing API answers in few regions, for all of them.
-        pricing = self.client("pricing", region="us-east-1") if market == "on_demand" else None
-        return offers(self.ec2, pricing, instance_types, market, self.region, self.clock())
+    def priced(self, instance_types: list[str], market: str) -> tuple[Priced, ...]:
+        """The pools a run may use now, and their prices. Raises pools.PriceUnknown."""
+        return priced(self.ec2, self.prices, instance_types, market, self.region, self.clock())
+
+    def fresh_offers(self, run: Run) -> ev.Priced | None:
+        """Today's offers of a run's pools; None when EC2 names no price."""
+        types = list(dict.fromkeys(offer.instance_type for offer in run.offers))
+        try:
+            return ev.Priced(tuple(p.offer for p in self.priced(types, run.offers[0].market))) if types else None
+        except PriceUnknown:
+            return None
 
 
 @cache

@@ -1,20 +1,19 @@
-"""The people's routes: submit a run, look at it, cancel, suspend and resume it, and see the month's money."""
+"""The people's routes: submit a run, look at it, cancel, suspend and resume it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from chalicelib import views
+from chalicelib import admission, money, views
 from chalicelib.bucket import checkpoint_prefix
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
-from chalicelib.core.model import Limits, Offer, Reason, Run, Status
-from chalicelib.core.money import rate, reservation
-from chalicelib.pools import PriceUnknown
+from chalicelib.core.model import Limits, Reason, Run, Status
 from chalicelib.records import BadCursor
 from chalicelib.store import Exists
 
@@ -23,10 +22,7 @@ _PAGE, _MOST = 20, 100
 
 def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
     """201 and the new run, or 200 and the one of that name with the same spec. Raises ApiError 400, 402, 409, 503."""
-    try:
-        spec = specs.parse(body, allow_local=c.settings.allow_local)
-    except specs.SpecError as error:
-        raise ApiError.bad_spec(error) from error
+    spec = _spec(c, body)
     document, digest = specs.dump(spec), specs.canonical_hash(spec)
     existing = _same_run(c, spec.name, digest)
     if existing is not None:
@@ -51,7 +47,28 @@ def _same_run(c: Controller, name: str, digest: str) -> dict[str, Any] | None:
     return get(c, name)
 
 
+def plan(c: Controller, body: object) -> dict[str, Any]:
+    """What a submission would do and cost now; nothing is done. Raises ApiError 400, 409, 503."""
+    spec = _spec(c, body)
+    known = _same_run(c, spec.name, specs.canonical_hash(spec))
+    facts = admission.gather(c, spec)
+    judged = admission.judge(spec, facts, c.clock(), c.policy)
+    if known is not None:
+        judged = replace(judged, would="nothing", message=f"The run is there already: {known['status']}.")
+    return admission.plan(spec, facts, judged)
+
+
+def _spec(c: Controller, body: object) -> specs.RunSpec:
+    try:
+        return specs.parse(body, allow_local=c.settings.allow_local)
+    except specs.SpecError as error:
+        raise ApiError.bad_spec(error) from error
+
+
 def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
+    now = c.clock()
+    facts = admission.gather(c, spec)
+    admission.judge(spec, facts, now, c.policy).refuse()
     limits = Limits(
         cost_usd=spec.limits.cost_usd,
         duration=spec.limits.duration,
@@ -60,12 +77,6 @@ def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
         disk_gb=spec.resources.disk_gb,
         wait_for_budget=spec.limits.wait_for_budget,
     )
-    try:
-        pools = c.offers(list(spec.resources.instance_types), spec.resources.market)
-    except PriceUnknown as error:
-        raise ApiError(503, "price_unknown", str(error)) from error
-    now = c.clock()
-    _affordable(c, limits, pools)
     return Run(
         name=spec.name,
         uid=c.new_id(),
@@ -76,34 +87,9 @@ def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
         created_by=by,
         limits=limits,
         deadline=now,
-        offers=pools,
+        offers=tuple(p.offer for p in facts.pools),
         offered_at=now,
     )
-
-
-def _affordable(c: Controller, limits: Limits, pools: tuple[Offer, ...]) -> None:
-    """Refuse what could not even begin. The launch's own reservation is what holds; this only answers sooner."""
-    needed = reservation(rate(max(o.max_price for o in pools), limits.disk_gb, c.policy), c.policy)
-    if needed > limits.cost_usd:
-        raise ApiError(
-            402,
-            "run_budget",
-            f"The first lease costs up to {needed} USD, more than limits.cost_usd allows ({limits.cost_usd} USD).",
-            needed_usd=str(needed),
-            limit_usd=str(limits.cost_usd),
-        )
-    month = f"{c.clock():%Y-%m}"
-    account = c.store.month(month)
-    if needed > account["free"] and not limits.wait_for_budget:
-        raise ApiError(
-            402,
-            "budget",
-            f"The first lease costs up to {needed} USD, and {account['free']:.6f} USD of {month} are free: raise the "
-            "limit, or set limits.wait_for_budget to wait for the money.",
-            needed_usd=str(needed),
-            month=month,
-            account={f"{name}_usd": f"{amount:.6f}" for name, amount in account.items()},
-        )
 
 
 def get(c: Controller, name: str) -> dict[str, Any]:
@@ -133,14 +119,33 @@ def list_runs(c: Controller, query: Mapping[str, str]) -> dict[str, Any]:
             return {"runs": found, "cursor": cursor}
 
 
-def ask(c: Controller, name: str, what: str, by: str) -> dict[str, Any]:
-    """Cancel, suspend or resume; asking again for what is so already changes nothing. Raises ApiError 404, 409."""
+def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None = None) -> dict[str, Any]:
+    """Cancel, suspend or resume; asking again for what is so already changes nothing. Raises ApiError 404, 409.
+
+    `cost_usd` comes with a resume: a new limits.cost_usd, not below the old one.
+    """
     run = _load(c, name)
-    asked = {"cancel": ev.CancelAsked, "suspend": ev.SuspendAsked, "resume": ev.ResumeAsked}[what]
     if run.status.ended and not (what == "cancel" and run.status is Status.CANCELLED):
         raise ApiError(409, "ended", f"The run {name!r} has ended ({run.status.value}); it can't {what} any more.")
-    c.shell.tell(name, asked(by))
+    if cost_usd is not None and cost_usd < run.limits.cost_usd:
+        raise _wrong("cost_usd", str(cost_usd), f"must be at least limits.cost_usd, {run.limits.cost_usd}")
+    asked: ev.Event
+    match what:
+        case "cancel":
+            asked = ev.CancelAsked(by)
+        case "suspend":
+            asked = ev.SuspendAsked(by)
+        case _:
+            asked = ev.ResumeAsked(by, cost_usd=cost_usd)
+            offers = c.fresh_offers(run) if run.offered_at is None or _old(c, run) else None
+            if offers:
+                c.shell.tell(name, offers)
+    c.shell.tell(name, asked)
     return get(c, name)
+
+
+def _old(c: Controller, run: Run) -> bool:
+    return run.offered_at is not None and c.clock() - run.offered_at >= c.policy.price_age
 
 
 def events(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
@@ -169,21 +174,9 @@ def checkpoints(c: Controller, name: str) -> dict[str, Any]:
     return {"checkpoints": found}
 
 
-def budget(c: Controller) -> dict[str, Any]:
-    month = f"{c.clock():%Y-%m}"
-    runs = []
-    for name in c.store.live():
-        run = c.store.load(name)
-        if run is not None:
-            held = [a.lease for a in run.attempts if a.lease]
-            runs.append(
-                {
-                    "run": name,
-                    "settled_usd": sum((x.cost for x in held if x.settled), Decimal(0)),
-                    "reserved_usd": sum((x.reserved for x in held if not x.settled), Decimal(0)),
-                }
-            )
-    return views.budget_view(month, c.store.month(month), runs)
+def ledger(c: Controller, name: str) -> dict[str, Any]:
+    _load(c, name)
+    return money.lines(c, name)
 
 
 def _load(c: Controller, name: str) -> Run:

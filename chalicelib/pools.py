@@ -1,14 +1,15 @@
-"""Which pools a run may use, and what each may cost: asked of EC2, and refused when the price is not known (I9)."""
+"""Which pools a run may use, and the price cap of each: asked of EC2, and refused when no price is known (I9)."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from chalicelib.core.model import Offer
+from chalicelib.prices import Prices, Quote
 
 # The cap bounds what a lease must reserve, and EC2 ends an instance whose price rises above it. Spot prices move slowly (they
 # follow weeks of supply), so twice today's price keeps an instance through every ordinary rise at a bounded price.
@@ -21,24 +22,30 @@ class PriceUnknown(Exception):
     """No pool of the types asked for has a price that can be trusted; the message says which and what to do."""
 
 
-def offers(
-    ec2: Any, pricing: Any, instance_types: Sequence[str], market: str, region: str, now: datetime
-) -> tuple[Offer, ...]:
-    """Every pool of these types with a default subnet, cheapest first. Raises PriceUnknown.
+@dataclass(frozen=True)
+class Priced:
+    """A pool that may be used, and its price now."""
 
-    `pricing` is asked only for the `on_demand` market.
-    """
+    offer: Offer
+    quote: Quote
+
+
+def priced(
+    ec2: Any, prices: Prices, instance_types: Sequence[str], market: str, region: str, now: datetime
+) -> tuple[Priced, ...]:
+    """Every pool of these types with a default subnet, cheapest first. Raises PriceUnknown."""
     subnets = _subnets(ec2)
     zones = _zones(ec2, instance_types)
+    headroom = _HEADROOM if market == "spot" else Decimal(1)
     if market == "spot":
-        caps = {pool: up(price * _HEADROOM) for pool, price in _spot_prices(ec2, instance_types, now).items()}
+        quotes = prices.spot(instance_types, now)
     else:
-        listed = {kind: _on_demand(pricing, kind, region) for kind in instance_types}
-        caps = {(kind, zone): price for kind, price in listed.items() if price for zone in subnets}
+        listed = {kind: prices.on_demand(kind, now) for kind in instance_types}
+        quotes = {(kind, zone): quote for kind, quote in listed.items() if quote for zone in subnets}
     found = [
-        Offer(kind, zone, subnets[zone], caps[kind, zone], market)
+        Priced(Offer(kind, zone, subnets[zone], up(quotes[kind, zone].usd_hour * headroom), market), quotes[kind, zone])
         for kind, zone in zones
-        if zone in subnets and (kind, zone) in caps
+        if zone in subnets and (kind, zone) in quotes
     ]
     if not found:
         types = ", ".join(instance_types)
@@ -48,7 +55,7 @@ def offers(
             raise PriceUnknown(f"EC2 offers none of {types} in {region}: choose other resources.instance_types.")
         raise PriceUnknown(f"EC2 names no {market} price for {types} in {region}; nothing is launched without one.")
     order = {kind: n for n, kind in enumerate(instance_types)}
-    found.sort(key=lambda o: (o.max_price, order[o.instance_type], o.zone))
+    found.sort(key=lambda p: (p.offer.max_price, order[p.offer.instance_type], p.offer.zone))
     return tuple(found[:_MOST_OFFERS])
 
 
@@ -67,36 +74,3 @@ def _zones(ec2: Any, instance_types: Iterable[str]) -> list[tuple[str, str]]:
         LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": list(instance_types)}]
     )
     return sorted((o["InstanceType"], o["Location"]) for page in pages for o in page["InstanceTypeOfferings"])
-
-
-def _spot_prices(ec2: Any, instance_types: Iterable[str], now: datetime) -> dict[tuple[str, str], Decimal]:
-    """The price in force in each pool: with StartTime now, EC2 answers the one that holds at that time."""
-    pages = ec2.get_paginator("describe_spot_price_history").paginate(
-        InstanceTypes=list(instance_types), ProductDescriptions=["Linux/UNIX"], StartTime=now
-    )
-    prices: dict[tuple[str, str], Decimal] = {}
-    for page in pages:
-        for entry in page["SpotPriceHistory"]:
-            pool = (entry["InstanceType"], entry["AvailabilityZone"])
-            prices[pool] = max(prices.get(pool, Decimal(0)), Decimal(entry["SpotPrice"]))
-    return {pool: price for pool, price in prices.items() if price > 0}
-
-
-def _on_demand(pricing: Any, instance_type: str, region: str) -> Decimal | None:
-    """The on-demand price of a Linux instance, USD per hour, from the Pricing API; None when it names none."""
-    wanted = {
-        "instanceType": instance_type,
-        "regionCode": region,
-        "operatingSystem": "Linux",
-        "preInstalledSw": "NA",
-        "tenancy": "Shared",
-        "capacitystatus": "Used",
-        "licenseModel": "No License required",
-    }
-    filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
-    prices: list[Decimal] = []
-    for product in pricing.get_products(ServiceCode="AmazonEC2", Filters=filters).get("PriceList", []):
-        for term in json.loads(product).get("terms", {}).get("OnDemand", {}).values():
-            prices += [Decimal(d["pricePerUnit"]["USD"]) for d in term["priceDimensions"].values()]
-    known = [price for price in prices if price > 0]
-    return max(known) if known else None

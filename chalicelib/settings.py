@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 
 from chalicelib.core.model import Policy
@@ -25,17 +26,28 @@ class Settings:
     limit_usd: Decimal
     topic_arn: str
     log_group: str
+    guard: str = "own"  # "account": instances of others in the account are ended, too
     time_scale: float = 1.0  # below 1 only in a rehearsal
+    month_shift_s: float = 0.0  # not 0 only in a rehearsal
     allow_local: bool = False  # whether source.repo may be a folder; only in a rehearsal
 
     @property
     def policy(self) -> Policy:
-        return Policy().scaled(self.time_scale)
+        return replace(Policy().scaled(self.time_scale), month_shift=timedelta(seconds=self.month_shift_s))
 
     @property
     def account(self) -> str:
         """The AWS account, from the run role's ARN (arn:aws:iam::<account>:role/<name>)."""
         return self.run_role_arn.split(":")[4]
+
+    @property
+    def scheduler_role_arn(self) -> str:
+        """What EventBridge Scheduler acts as when it ends an instance."""
+        return self.run_role_arn.removesuffix("-run") + "-scheduler"
+
+    @property
+    def schedule_group(self) -> str:
+        return f"spot-relay-{self.stage}"
 
     @property
     def instance_role(self) -> str:
@@ -53,9 +65,12 @@ class Settings:
 
         try:
             limit = Decimal(need("LIMIT_USD"))
-            scale = float(env.get("TIME_SCALE") or 1)
+            scale, shift = float(env.get("TIME_SCALE") or 1), float(env.get("MONTH_SHIFT_S") or 0)
         except (InvalidOperation, ValueError) as error:
-            raise NotConfigured(f"LIMIT_USD and TIME_SCALE must be numbers: {error}") from error
+            raise NotConfigured(f"LIMIT_USD, TIME_SCALE and MONTH_SHIFT_S must be numbers: {error}") from error
+        guard = env.get("GUARD") or "own"
+        if guard not in ("own", "account"):
+            raise NotConfigured(f"GUARD is {guard!r}; it must be own or account.")
         if not need("RUN_ROLE_ARN").startswith("arn:"):
             raise NotConfigured("RUN_ROLE_ARN must be the ARN of a role.")
         return cls(
@@ -69,6 +84,8 @@ class Settings:
             limit_usd=limit,
             topic_arn=env.get("TOPIC_ARN", ""),
             log_group=env.get("LOG_GROUP", ""),
+            guard=guard,
             time_scale=scale,
+            month_shift_s=shift,
             allow_local=env.get("ALLOW_LOCAL_SOURCE") == "1",
         )

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
 from typing import Protocol
 
 from chalicelib.core import events as ev
+from chalicelib.core import leases
 from chalicelib.core.decide import decide
 from chalicelib.core.model import Attempt, Policy, Run
+from chalicelib.core.news import news
 from chalicelib.fleet import Unanswered
+from chalicelib.metering import Meter
 from chalicelib.store import Conflict, OverLimit, Store
 
 _TRIES = 8  # saves lost in a row to other writers before the event is given back to Lambda's own retry
@@ -30,58 +32,79 @@ class Ec2(Protocol):
     def end(self, instance_id: str) -> None: ...
 
 
+class Watchdog(Protocol):
+    """Ends an instance whatever becomes of us; `chalicelib.watchdog.Watchdog` is the real one."""
+
+    def set(self, instance_id: str, at: datetime, moves: bool) -> None: ...
+    def clear(self, instance_id: str) -> None: ...
+
+
+Given = ev.Event | Callable[[Run], ev.Event | None]
+
+
 @dataclass(frozen=True)
 class Shell:
     store: Store
     ec2: Ec2
     policy: Policy
     clock: Callable[[], datetime]
-    prove_cost: Callable[[Run, Attempt, datetime], Decimal]
+    meter: Meter
+    watchdog: Watchdog
 
     def on_instance(self, event: ev.Warned | ev.InstanceState) -> Run | None:
         """An event about an instance: one read when it is not ours."""
         name = self.store.run_on(event.instance_id)
         return self.tell(name, event) if name else None
 
-    def tell(self, name: str, event: ev.Event | Callable[[Run], ev.Event]) -> Run | None:
+    def tell(self, name: str, event: Given) -> Run | None:
         """Let a run know. Gives the run after everything that followed at once; None when there is no such run.
 
         An event that depends on more than the run is given as a function: it is made anew from each version that is
-        tried. Raises OverLimit for a renewal that the money does not cover.
+        tried, and None says that there is nothing to tell. A command that fails keeps none of the others from being
+        performed; its error rises at the end. Raises OverLimit for a renewal that the money does not cover.
         """
-        todo: list[ev.Event | Callable[[Run], ev.Event]] = [event]
+        todo: list[Given] = [event]
         run: Run | None = None
+        failed: Exception | None = None
         while todo:
             run, commands = self._change(name, todo.pop(0))
             if run is None:
                 return None
             for command in commands:
-                todo += self._perform(run, command)
+                try:
+                    todo += self._perform(run, command)
+                except Exception as error:
+                    failed = failed or error
+        if failed:
+            raise failed
         return run
 
-    def _change(
-        self, name: str, given: ev.Event | Callable[[Run], ev.Event]
-    ) -> tuple[Run | None, tuple[ev.Command, ...]]:
+    def _change(self, name: str, given: Given) -> tuple[Run | None, tuple[ev.Command, ...]]:
         for _ in range(_TRIES):
             before = self.store.load(name)
             if before is None:
                 return None, ()
             event = given(before) if callable(given) else given
+            if event is None:
+                return before, ()
             now = self.clock()
             outcome = decide(before, event, now, self.policy)
             if _same(before, outcome.run):
                 return before, outcome.commands
             try:
                 with suppress(Conflict):
-                    return self.store.save(before, outcome.run, notes(before, outcome.run), now), outcome.commands
+                    return self._save(before, outcome.run, now), outcome.commands
             except OverLimit as refusal:
                 if isinstance(event, ev.Renewed):
                     raise  # nothing was launched for it: the lease it has stands
                 refused = decide(outcome.run, _over_limit(outcome.run, refusal), now, self.policy).run
                 unpaid = decide(_without_unpaid(before, refused), ev.Tick(), now, self.policy)
                 with suppress(Conflict):
-                    return self.store.save(before, unpaid.run, notes(before, unpaid.run), now), unpaid.commands
+                    return self._save(before, unpaid.run, now), unpaid.commands
         raise Conflict(name)
+
+    def _save(self, before: Run, after: Run, now: datetime) -> Run:
+        return self.store.save(before, after, now, self.policy, notes(before, after), news(before, after))
 
     def _perform(self, run: Run, command: ev.Command) -> list[ev.Event]:
         """Do it, and say what came of it."""
@@ -92,12 +115,22 @@ class Shell:
                 self.ec2.end(command.instance_id)
                 return []
             case ev.Settle():
-                attempt = run.attempts[command.attempt - 1]
-                assert attempt.lease is not None
-                cost = self.prove_cost(run, attempt, self.clock())
-                return [ev.Settled(attempt.number, attempt.lease.seq, cost)]
+                return [self._settled(run, run.attempts[command.attempt - 1])]
+            case ev.SetWatchdog():
+                if command.at is None:
+                    self.watchdog.clear(command.instance_id)
+                else:
+                    self.watchdog.set(command.instance_id, command.at, command.moves)
+                return [ev.WatchdogSet(command.attempt, command.at)]
             case ev.Note():
                 return []
+
+    def _settled(self, run: Run, attempt: Attempt) -> ev.Settled:
+        assert attempt.lease is not None
+        now = self.clock()
+        found = self.meter.evidence(run, attempt, now)
+        usage = leases.usage(run, attempt, now, found, self.policy)
+        return ev.Settled(attempt.number, attempt.lease.seq, usage, leases.credited(attempt, found))
 
     def _start(self, run: Run, attempt: Attempt) -> list[ev.Event]:
         assert attempt.launch is not None

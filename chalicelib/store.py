@@ -8,7 +8,9 @@ to look, is not.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -18,9 +20,15 @@ from botocore.exceptions import ClientError
 
 from chalicelib.codec import from_item, plain, run_from, to_item
 from chalicelib.core.events import Note
-from chalicelib.core.ledger import Movement, movements
-from chalicelib.core.model import Run
+from chalicelib.core.ledger import line_changes, movements
+from chalicelib.core.model import Policy, Run
+from chalicelib.core.news import News
+from chalicelib.ledger import Ledger
+from chalicelib.outbox import outbox_item
 from chalicelib.records import listing
+
+_TRIES = 12  # for one transaction that meets others at the same account
+_FIRST_PAUSE_S = 0.02
 
 
 class Conflict(Exception):
@@ -41,10 +49,14 @@ class OverLimit(Exception):
 
 
 class Store:
-    def __init__(self, client: Any, table: str, limit_usd: Decimal) -> None:
+    def __init__(
+        self, client: Any, table: str, limit_usd: Decimal, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        """`limit_usd` is the monthly limit while nobody has set another; `pause` sleeps seconds."""
         self._client = client
         self._table = table
-        self._limit = limit_usd
+        self._pause = pause
+        self.ledger = Ledger(client, table, limit_usd)
 
     def create(self, run: Run, spec: dict[str, Any], spec_hash: str) -> Run:
         """Save a new run with its spec; both or neither. Raises Exists."""
@@ -52,22 +64,14 @@ class Store:
         puts = [
             self._put(self._run_item(run), "attribute_not_exists(pk)"),
             self._put({"pk": f"RUN#{run.name}", "sk": "SPEC", "hash": spec_hash, "spec": json.dumps(spec)}),
-            self._put(
-                {
-                    "pk": f"LEDGER#{run.name}",
-                    "sk": "RUN",
-                    "free": run.limits.cost_usd,
-                    "reserved": Decimal(0),
-                    "settled": Decimal(0),
-                }
-            ),
+            self.ledger.opening(run.name, run.limits.cost_usd),
             self._put(listing(run)),
             *self._notes(run, (Note(run.reason, run.message),), run.created_at),
         ]
         try:
             self._client.transact_write_items(TransactItems=puts)
         except ClientError as error:
-            if _failed_conditions(error):
+            if _failed(error, "ConditionalCheckFailed"):
                 raise Exists(run.name) from error
             raise
         return run
@@ -86,10 +90,22 @@ class Store:
         item = self._get(f"INSTANCE#{instance_id}", "INSTANCE")
         return str(item["run"]) if item else None
 
-    def save(self, before: Run, after: Run, notes: tuple[Note, ...], now: datetime) -> Run:
-        """Save a changed run, its notes, its new instances and the money it moves. Raises Conflict, OverLimit."""
+    def save(
+        self,
+        before: Run,
+        after: Run,
+        now: datetime,
+        policy: Policy,
+        notes: Sequence[Note] = (),
+        news: Sequence[News] = (),
+    ) -> Run:
+        """Save a changed run with its notes and news, its new instances and the money it moves: all of it or nothing.
+
+        Raises Conflict, OverLimit.
+        """
         after = replace(after, version=before.version + 1)
-        money = movements(before, after)
+        money = movements(before, after, policy)
+        accounts = self.ledger.updates(after.name, money, after.limits.cost_usd - before.limits.cost_usd)
         head = {
             "Put": {
                 "TableName": self._table,
@@ -98,20 +114,32 @@ class Store:
                 "ExpressionAttributeValues": to_item({":before": before.version}),
             }
         }
-        accounts = _accounts(after.name, money)
-        moves = [self._account(pk, sk, move) for (pk, sk), move in accounts.items()]
-        rest = [*self._pointers(before, after), *self._notes(after, notes, now)]
-        try:
-            self._client.transact_write_items(TransactItems=[head, *moves, *rest])
-        except ClientError as error:
-            failed = _failed_conditions(error)
-            if 0 in failed:
-                raise Conflict(after.name) from error
-            if failed:
-                (_, which), move = list(accounts.items())[failed[0] - 1]
-                raise OverLimit(which.lower(), move.needs) from error
-            raise
-        return after
+        items = [
+            head,
+            *(item for _, _, item in accounts),
+            *self.ledger.line_items(after.name, line_changes(before, after, policy)),
+            *self._pointers(before, after),
+            *self._notes(after, notes, now),
+            *(self._put(outbox_item(each, f"{after.name}#{after.version:08d}", now)) for each in news),
+        ]
+        for attempt in range(_TRIES):
+            try:
+                self._client.transact_write_items(TransactItems=items)
+                return after
+            except ClientError as error:
+                failed = _failed(error, "ConditionalCheckFailed")
+                if failed:
+                    which = accounts[failed[0] - 1] if 0 < failed[0] <= len(accounts) else None
+                    if which is None:
+                        raise Conflict(after.name) from error
+                    if which[0] == "run" or not self.ledger.open({m.month for m in money}):
+                        raise OverLimit(which[0], which[1]) from error
+                elif not _failed(error, "TransactionConflict"):
+                    raise
+                else:
+                    # Another transaction had its hands on the same account: that refuses nothing.
+                    self._pause(random.uniform(0, _FIRST_PAUSE_S * 2 ** min(attempt, 5)))
+        raise Conflict(after.name)
 
     def live(self) -> Iterator[str]:
         """Names of the runs with something left to do: where to look, not what is true of them."""
@@ -135,13 +163,6 @@ class Store:
         items = [from_item(i) for i in answer["Items"]]
         more = "LastEvaluatedKey" in answer and items
         return items, str(items[-1]["sk"]).removeprefix("EVENT#") if more else None
-
-    def month(self, month: str) -> dict[str, Decimal]:
-        """limit, free, reserved and settled of a month (yyyy-mm), in USD."""
-        item = self._get(f"LEDGER#{month}", "MONTH")
-        if item is None:
-            return {"limit": self._limit, "free": self._limit, "reserved": Decimal(0), "settled": Decimal(0)}
-        return {name: item[name] for name in ("limit", "free", "reserved", "settled")}
 
     def _get(self, pk: str, sk: str) -> dict[str, Any] | None:
         key = to_item({"pk": pk, "sk": sk})
@@ -168,7 +189,7 @@ class Store:
             if a.instance_id and a.instance_id not in known
         ]
 
-    def _notes(self, run: Run, notes: tuple[Note, ...], now: datetime) -> list[dict[str, Any]]:
+    def _notes(self, run: Run, notes: Sequence[Note], now: datetime) -> list[dict[str, Any]]:
         return [
             self._put(
                 {
@@ -182,44 +203,8 @@ class Store:
             for n, note in enumerate(notes)
         ]
 
-    def _account(self, pk: str, sk: str, move: Movement) -> dict[str, Any]:
-        """A month's first movement gives it its limit: no call of its own is spent on that."""
-        values = {":needs": move.needs, ":reserved": move.reserved, ":settled": move.settled, ":zero": Decimal(0)}
-        sets = (
-            "reserved = if_not_exists(reserved, :zero) + :reserved, settled = if_not_exists(settled, :zero) + :settled"
-        )
-        if sk == "MONTH":
-            values[":limit"] = self._limit
-            sets += ", #limit = if_not_exists(#limit, :limit), #free = if_not_exists(#free, :limit) - :needs"
-        else:
-            sets += ", #free = #free - :needs"
-        update: dict[str, Any] = {
-            "TableName": self._table,
-            "Key": to_item({"pk": pk, "sk": sk}),
-            "UpdateExpression": f"SET {sets}",
-            "ExpressionAttributeNames": {"#free": "free"} | ({"#limit": "limit"} if sk == "MONTH" else {}),
-            "ExpressionAttributeValues": to_item(values),
-        }
-        if move.needs > 0:
-            new_month = sk == "MONTH" and self._limit >= move.needs
-            update["ConditionExpression"] = "#free >= :needs" + (" OR attribute_not_exists(#free)" if new_month else "")
-        return {"Update": update}
 
-
-def _accounts(run: str, money: tuple[Movement, ...]) -> dict[tuple[str, str], Movement]:
-    """What each item of the ledger gains and loses, by its key: a transaction may touch an item only once."""
-    sums: dict[tuple[str, str], Movement] = {}
-    for move in money:
-        for key in ((f"LEDGER#{move.month}", "MONTH"), (f"LEDGER#{run}", "RUN")):
-            held = sums.get(key)
-            total = move
-            if held is not None:
-                total = replace(move, reserved=held.reserved + move.reserved, settled=held.settled + move.settled)
-            sums[key] = total
-    return sums
-
-
-def _failed_conditions(error: ClientError) -> list[int]:
-    """Which items of a transaction were refused by their condition. A throttle or a clash with another is not that."""
+def _failed(error: ClientError, code: str) -> list[int]:
+    """Which items of a transaction failed with this code."""
     reasons: list[dict[str, Any]] = error.response.get("CancellationReasons", [])  # type: ignore[assignment]
-    return [n for n, r in enumerate(reasons) if r.get("Code") == "ConditionalCheckFailed"]
+    return [n for n, r in enumerate(reasons) if r.get("Code") == code]

@@ -1,35 +1,25 @@
 """The scheduled pass: whatever an event should have done and did not, the sweep does.
 
-It lists EC2 first, then looks at each run with something left to do: deadlines, launches without an answer, instances gone
+EC2 is listed first, then it looks at each run with something left to do: deadlines, launches without an answer, instances gone
 or silent; last, instances of ours that no run accounts for. An instance is ended only after a consistent read of its run.
 One run that cannot be read or saved never keeps the others waiting: the pass goes on and raises at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Protocol
 
 from chalicelib.core import events as ev
 from chalicelib.core.model import Attempt, Phase, Policy, Run
+from chalicelib.core.news import Kind, News
+from chalicelib.core.resuming import waiting
+from chalicelib.instances import Instance
 from chalicelib.shell import Shell
 
 _HEARD = (Phase.PREPARING, Phase.READY, Phase.TRAINING)
-
-
-@dataclass(frozen=True)
-class Instance:
-    """An instance of this stage as EC2 lists it."""
-
-    instance_id: str
-    state: str
-    run: str
-    attempt: int
-    launched_at: datetime
-    protected: bool = False
-    reason: str = ""
 
 
 class Around(Protocol):
@@ -44,6 +34,9 @@ class Around(Protocol):
     def prune(self, run: Run) -> None:
         """Delete checkpoints that newer whole ones have made needless."""
 
+    def record(self, what: str, news: News, run: Run | None) -> None:
+        """Write down, once, what is about to be done to an instance."""
+
 
 class SweepFailed(Exception):
     """Some runs could not be looked after; the message names them and why."""
@@ -51,54 +44,65 @@ class SweepFailed(Exception):
 
 @dataclass
 class Report:
-    """What one pass found and did."""
+    """What one pass found and did. `waiting` are runs that go on when there is money."""
 
     runs: int = 0
     instances: int = 0
     strays: list[str] = field(default_factory=list)
+    waiting: list[Run] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def kept(self, what: str) -> _Kept:
+        """Keep an error of this part for the end of the pass."""
+        return _Kept(self, what)
 
-def sweep(shell: Shell, instances: list[Instance], around: Around, now: datetime) -> Report:
-    """One pass. Raises SweepFailed after everything else was done."""
-    report = Report(instances=len(instances))
-    by_id = {i.instance_id: i for i in instances}
-    for name in shell.store.live():
-        report.runs += 1
-        with _kept(report, name):
-            _look_after(shell, name, by_id, around, now)
-    for instance in instances:
-        if instance.state in ("pending", "running") and not instance.protected:
-            with _kept(report, instance.instance_id):
-                _account_for(shell, instance, report, now)
-    if report.failed:
-        raise SweepFailed("; ".join(f"{what}: {why}" for what, why in report.failed.items()))
-    return report
+    def check(self) -> None:
+        """Raises SweepFailed when a part of the pass has failed."""
+        if self.failed:
+            raise SweepFailed("; ".join(f"{what}: {why}" for what, why in self.failed.items()))
 
 
-class _kept:
-    """Keep an error for the end of the pass."""
-
+class _Kept:
     def __init__(self, report: Report, what: str) -> None:
         self._report, self._what = report, what
 
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if isinstance(error, Exception):
             self._report.failed[self._what] = f"{type(error).__name__}: {error}"
             return True
         return False
 
 
-def _look_after(shell: Shell, name: str, by_id: Mapping[str, Instance], around: Around, now: datetime) -> None:
+def sweep(shell: Shell, names: Iterable[str], instances: list[Instance], around: Around, now: datetime) -> Report:
+    """One pass over the runs of these names and our instances. What failed is in the report."""
+    report = Report(instances=len(instances))
+    by_id = {i.instance_id: i for i in instances}
+    for name in names:
+        report.runs += 1
+        with report.kept(name):
+            _look_after(shell, name, by_id, around, now, report)
+    for instance in instances:
+        if instance.alive and not instance.protected:
+            with report.kept(instance.instance_id):
+                _account_for(shell, instance, around, report, now)
+    return report
+
+
+def _look_after(
+    shell: Shell, name: str, by_id: Mapping[str, Instance], around: Around, now: datetime, report: Report
+) -> None:
     run = shell.store.load(name)
     if run is None:
         return
-    priced = around.priced(run)
-    if priced:
-        shell.tell(name, priced)
+    if waiting(run):
+        report.waiting.append(run)
+    else:
+        priced = around.priced(run)
+        if priced:
+            run = shell.tell(name, priced) or run
     for event in happened(run, by_id, around.last_beats(run) if _should_be_heard(run) else {}, now, shell.policy):
         shell.tell(name, event)
     if run.deadline is not None and run.deadline <= now:
@@ -122,7 +126,7 @@ def happened(
         if instance is None:
             if now - _since(attempt) >= policy.replay_for:
                 yield ev.InstanceState(attempt.instance_id, None)
-        elif instance.state not in ("pending", "running"):
+        elif not instance.alive:
             yield ev.InstanceState(attempt.instance_id, instance.state, instance.reason)
         elif (
             attempt.phase in _HEARD
@@ -135,9 +139,9 @@ def _since(attempt: Attempt) -> datetime:
     return max(attempt.phase_since, attempt.started_at or attempt.phase_since)
 
 
-def _account_for(shell: Shell, instance: Instance, report: Report, now: datetime) -> None:
+def _account_for(shell: Shell, instance: Instance, around: Around, report: Report, now: datetime) -> None:
     """End an instance that no live attempt accounts for; adopt one that was launched and not recorded (I2)."""
-    run = shell.store.load(instance.run)
+    run = shell.store.load(instance.run) if instance.run else None
     attempt = run.attempt(instance.attempt) if run else None
     if run and attempt and attempt.live:
         if attempt.instance_id == instance.instance_id:
@@ -147,30 +151,8 @@ def _account_for(shell: Shell, instance: Instance, report: Report, now: datetime
             return
     if run is None and now - instance.launched_at < timedelta(minutes=1):
         return
+    why = f"its run {instance.run!r} is not known" if run is None else f"no live attempt of {instance.run} has it"
+    message = f"The instance {instance.instance_id} is ended: {why}."
+    around.record(instance.instance_id, News(Kind.ENDED, "Spot Relay: a stray is ended", message, instance.run), run)
     report.strays.append(instance.instance_id)
     shell.ec2.end(instance.instance_id)
-
-
-def list_instances(ec2: Any, stage: str) -> list[Instance]:
-    """Every instance of the stage that EC2 still lists, ended ones included while EC2 describes them."""
-    pages = ec2.get_paginator("describe_instances").paginate(
-        Filters=[{"Name": "tag:spot-relay:stage", "Values": [stage]}], PaginationConfig={"PageSize": 1000}
-    )
-    found = []
-    for page in pages:
-        for reservation in page["Reservations"]:
-            for described in reservation["Instances"]:
-                tags = {t["Key"]: t["Value"] for t in described.get("Tags", [])}
-                number = tags.get("spot-relay:attempt", "")
-                found.append(
-                    Instance(
-                        instance_id=described["InstanceId"],
-                        state=described["State"]["Name"],
-                        run=tags.get("spot-relay:run", ""),
-                        attempt=int(number) if number.isdigit() else 0,
-                        launched_at=described["LaunchTime"],
-                        protected="spot-relay:protect" in tags,
-                        reason=described.get("StateReason", {}).get("Code", ""),
-                    )
-                )
-    return found

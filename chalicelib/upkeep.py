@@ -1,15 +1,41 @@
-"""What the sweep does beside reconciling: ask today's prices anew, and prune checkpoints."""
+"""One whole pass of the sweep, and what it does for a run beside reconciling: ask today's prices, prune checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from chalicelib import housekeeping
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
-from chalicelib.pools import PriceUnknown
+from chalicelib.core.news import News
+from chalicelib.instances import list_instances
 from chalicelib.records import Beat
+from chalicelib.sweep import Report, sweep
+
+# An account in which nothing of ours is going on is looked at as a whole only so often: an idle minute costs next to nothing.
+_IDLE_EVERY = timedelta(minutes=10)
+
+
+def whole_pass(c: Controller) -> Report:
+    """List EC2, then months and storage, the runs, and what is around them. Its errors are in the report."""
+    now = c.clock()
+    listed = list_instances(c.ec2, c.settings.stage)
+    names = list(c.store.live())
+    idle = not names and not any(i.alive for i in listed.ours)
+    since = c.idle_since
+    if idle and since is not None and now - since < _IDLE_EVERY * c.settings.time_scale:
+        report = Report(instances=len(listed.ours))
+        housekeeping.left_volumes(c, report, now)
+        return report
+    before = Report()
+    housekeeping.before_runs(c, len(names), before, now)
+    report = sweep(c.shell, names, listed.ours, Upkeep(c), now)
+    report.failed.update(before.failed)
+    housekeeping.after_runs(c, listed.others, report, now)
+    c.idle_since = now if idle and not report.failed else None
+    return report
 
 
 class Upkeep:
@@ -23,15 +49,14 @@ class Upkeep:
         return {number: beat.at for number, beat in self._heard(run).items()}
 
     def priced(self, run: Run) -> ev.Priced | None:
-        """None while the prices are fresh, and when EC2 names none: the run keeps its caps, above which nothing starts."""
+        """None while the prices are fresh, and when EC2 names none: they grow stale, and nothing is launched on them."""
         now = self._c.clock()
         if run.status.ended or (run.offered_at and now - run.offered_at < self._c.policy.price_age):
             return None
-        types = list(dict.fromkeys(offer.instance_type for offer in run.offers))
-        try:
-            return ev.Priced(self._c.offers(types, run.offers[0].market)) if types else None
-        except PriceUnknown:
-            return None
+        return self._c.fresh_offers(run)
+
+    def record(self, what: str, news: News, run: Run | None) -> None:
+        self._c.acts.record(what, news, self._c.clock(), run)
 
     def prune(self, run: Run) -> None:
         """Only after a new checkpoint was told of, so that an idle minute lists nothing."""

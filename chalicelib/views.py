@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from chalicelib.core.model import Attempt, Run
+from chalicelib.core.storage import Stored
 from chalicelib.records import Beat
+from chalicelib.unmanaged import Report
 
 
 def run_view(
@@ -25,7 +27,6 @@ def run_view(
     steps = [a.step for a in run.attempts if a.step is not None] + [
         b.step for b in beats.values() if b.step is not None
     ]
-    leases = [a.lease for a in run.attempts if a.lease]
     return {
         "name": run.name,
         "status": run.status.value,
@@ -42,10 +43,10 @@ def run_view(
         "last_heartbeat_at": _time(last.at) if last else None,
         "commit": commit,
         "results": left.get("prefix") if left else None,
-        "cost_usd": _usd(sum((lease.cost for lease in leases if lease.settled), Decimal(0))),
-        "reserved_usd": _usd(sum((lease.reserved for lease in leases if not lease.settled), Decimal(0))),
+        "cost_usd": usd(sum((a.cost for a in run.attempts), Decimal(0))),
+        "reserved_usd": usd(sum((a.reserved for a in run.attempts), Decimal(0))),
         "limits": {
-            "cost_usd": _usd(run.limits.cost_usd),
+            "cost_usd": usd(run.limits.cost_usd),
             "duration_s": int(run.limits.duration.total_seconds()),
             "attempts": run.limits.attempts,
             "attempts_without_progress": run.limits.attempts_without_progress,
@@ -65,19 +66,63 @@ def event_view(item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def budget_view(month: str, account: Mapping[str, Decimal], runs: list[dict[str, Any]]) -> dict[str, Any]:
+def storage_view(stored: Stored | None) -> dict[str, Any] | None:
+    if stored is None:
+        return None
     return {
-        "month": month,
-        "limit_usd": _usd(account["limit"]),
-        "settled_usd": _usd(account["settled"]),
-        "reserved_usd": _usd(account["reserved"]),
-        "free_usd": _usd(account["free"]),
-        "runs": [{**r, "settled_usd": _usd(r["settled_usd"]), "reserved_usd": _usd(r["reserved_usd"])} for r in runs],
+        "bytes": stored.most,
+        "settled_usd": usd(stored.settled),
+        "reserved_usd": usd(stored.reserved),
+        "measured_at": stored.measured_at.isoformat(),
+    }
+
+
+def unmanaged_view(report: Report | None, guard: str, most: int) -> dict[str, Any]:
+    """What runs in the account beside us; at most `most` instances are named, the sum has all."""
+    shown = report.instances[:most] if report else ()
+    return {
+        "guard": guard,
+        "usd": usd(report.usd if report else Decimal(0)),
+        "instances": [
+            {
+                "instance_id": i.instance_id,
+                "instance_type": i.instance_type,
+                "launched_at": i.launched_at.isoformat(),
+                "protected": i.protected,
+                "usd_hour": str(i.usd_hour) if i.usd_hour is not None else None,
+                "usd": usd(i.usd),
+            }
+            for i in shown
+        ],
+    }
+
+
+def ledger_view(run: str, account: Mapping[str, Decimal], lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "run": run,
+        **{f"{name}_usd": usd(account[name]) for name in ("free", "reserved", "settled")},
+        "lines": [_line(line) for line in lines],
+    }
+
+
+def _line(line: Mapping[str, Any]) -> dict[str, Any]:
+    start, end = datetime.fromisoformat(line["start"]), datetime.fromisoformat(line["end"])
+    rates = line.get("rates")
+    return {
+        "entry": line["entry"],
+        "attempt": int(line["attempt"]),
+        "seq": int(line["seq"]),
+        "pool": line.get("pool"),
+        "start": line["start"],
+        "end": line["end"],
+        "seconds": (end - start).total_seconds(),
+        "rates_usd_hour": {name: str(rate) for name, rate in rates.items()} if rates else None,
+        "source": line.get("source"),
+        "usd": usd(line["usd"]),
     }
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    lease = attempt.lease
     return {
         "attempt": attempt.number,
         "phase": attempt.phase.value,
@@ -90,8 +135,8 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "from_step": attempt.from_step,
         "step": attempt.step,
         "notice_ends_at": _time(attempt.notice_ends_at),
-        "cost_usd": _usd(lease.cost if lease and lease.settled else Decimal(0)),
-        "reserved_usd": _usd(lease.reserved if lease and not lease.settled else Decimal(0)),
+        "cost_usd": usd(attempt.cost),
+        "reserved_usd": usd(attempt.reserved),
     }
 
 
@@ -99,5 +144,6 @@ def _time(at: datetime | None) -> str | None:
     return at.isoformat() if at else None
 
 
-def _usd(amount: Decimal) -> str:
+def usd(amount: Decimal) -> str:
+    """Decimal text, to a millionth of a dollar."""
     return f"{amount:.6f}"

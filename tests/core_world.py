@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from chalicelib.core import events as ev
+from chalicelib.core import leases
 from chalicelib.core.decide import decide
+from chalicelib.core.leases import Evidence
 from chalicelib.core.model import Limits, Offer, Policy, Reason, Run, Status
 
 START = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
@@ -31,6 +34,7 @@ def new_run(**changes: object) -> Run:
         "limits": limits,
         "deadline": START,
         "offers": OFFERS,
+        "offered_at": START,
         **changes,
     }
     return Run(**facts)  # type: ignore[arg-type]
@@ -50,9 +54,11 @@ class World:
         self.unanswered: list[ev.Command] = []
         self.answer_launches = True
         self.settle_at_once = True
-        self.trained: set[int] = set()
+        self.prices_known = True
 
     def tell(self, event: ev.Event) -> ev.Outcome:
+        if self.prices_known:
+            self.run = replace(self.run, offered_at=self.now)  # the sweep asks each hour
         outcome = decide(self.run, event, self.now, POLICY)
         self.run = outcome.run
         for command in outcome.commands:
@@ -69,7 +75,10 @@ class World:
             case ev.Settle() if self.settle_at_once:
                 attempt = self.run.attempts[command.attempt - 1]
                 assert attempt.lease
-                self.tell(ev.Settled(command.attempt, attempt.lease.seq, Decimal(0)))
+                used = leases.usage(self.run, attempt, self.now, Evidence(), POLICY)
+                self.tell(ev.Settled(command.attempt, attempt.lease.seq, used))
+            case ev.SetWatchdog():
+                self.tell(ev.WatchdogSet(command.attempt, command.at))
             case _:
                 pass
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
 
-from chalicelib import agents, people
+from chalicelib import agents, money, people
 from chalicelib.contracts import api
 from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
+from chalicelib.pools import Priced
+from chalicelib.prices import Quote
 from chalicelib.settings import Settings
 from chalicelib.store import Store
 from tests.conftest import TABLE
 from tests.core_world import OFFERS
-from tests.test_shell import Clock, FakeEc2
+from tests.fakes import Clock, FakeEc2, FakeMeter, FakeWatchdog
 
 ME = "arn:aws:iam::123456789012:user/me"
 SPEC: dict[str, Any] = {
@@ -51,10 +54,13 @@ class Deployed:
 
     def __init__(self, store: Store) -> None:
         self.clock, self.ec2 = Clock(), FakeEc2()
-        session = boto3.Session(region_name="us-east-1")
-        self.c = Controller(SETTINGS, session, self.clock, lambda: "uid1")
-        self.c.__dict__.update(store=store, fleet=self.ec2)
-        self.c.offers = lambda types, market: OFFERS  # type: ignore[method-assign]
+        session, numbers = boto3.Session(region_name="us-east-1"), itertools.count(1)
+        self.c = Controller(SETTINGS, session, self.clock, lambda: f"uid{next(numbers)}")
+        self.watchdog, self.meter = FakeWatchdog(), FakeMeter()
+        self.c.__dict__.update(store=store, fleet=self.ec2, watchdog=self.watchdog, meter=self.meter)
+        self.c.__dict__.update(quotas=SimpleNamespace(limit=lambda market: 8, vcpus=lambda types: {"c6i.xlarge": 4}))
+        quote = Quote(Decimal("0.068"), self.clock.now, "spot_history")
+        self.c.priced = lambda types, market: tuple(Priced(offer, quote) for offer in OFFERS)  # type: ignore[method-assign]
         self.s3 = session.client("s3")
         self.s3.create_bucket(Bucket=BUCKET)
 
@@ -105,22 +111,8 @@ class Deployed:
 
 
 @pytest.fixture
-def stage(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
-    # Instance ids as EC2 forms them: the caller's ARN is read by their form.
-    monkeypatch.setattr(FakeEc2, "launch", lambda self, run, attempt: _launch(self, run, attempt))
-    return Deployed(store)  # type: ignore[return-value]
-
-
-def _launch(fake: FakeEc2, run: str, attempt: Any) -> ev.Launched | ev.LaunchRefused:
-    fake.calls += 1
-    fake.by_token.setdefault(attempt.launch.token, f"i-{len(fake.by_token) + 1:08x}")
-    if fake.silent:
-        from chalicelib.fleet import Unanswered
-
-        raise Unanswered("InternalError")
-    found = fake.find(run, attempt)
-    assert found
-    return found
+def stage(store: Store) -> Deployed:
+    return Deployed(store)
 
 
 def refused(status: int, code: str) -> Any:
@@ -163,7 +155,7 @@ def test_five_mistakes_are_one_answer_and_nothing_is_launched(stage: Deployed) -
 
 
 def test_over_the_month_the_answer_has_the_numbers(stage: Deployed) -> None:
-    stage.c.store._limit = Decimal("0.01")
+    stage.c.store.ledger._limit = Decimal("0.01")
     with refused(402, "budget") as error:
         stage.submit()
     assert error.value.extra["account"]["free_usd"] == "0.010000"
@@ -227,7 +219,7 @@ def test_what_does_not_exist_is_404(stage: Deployed) -> None:
 
 def test_the_budget_shows_what_a_run_holds(stage: Deployed) -> None:
     stage.submit()
-    shown = people.budget(stage.c)
+    shown = money.budget(stage.c)
     api.Budget.model_validate(shown)
     assert Decimal(shown["reserved_usd"]) > 0
     assert Decimal(shown["free_usd"]) + Decimal(shown["reserved_usd"]) == Decimal(shown["limit_usd"])
@@ -331,7 +323,7 @@ def test_credentials_come_when_the_agent_does_not_know_the_lease(stage: Deployed
 
 def test_a_lease_that_the_month_does_not_cover_is_not_renewed(stage: Deployed) -> None:
     stage.training()
-    held = stage.c.store.month("2026-11")
+    held = stage.c.store.ledger.month("2026-11")
     stage.c.dynamodb.update_item(
         TableName=TABLE,
         Key={"pk": {"S": "LEDGER#2026-11"}, "sk": {"S": "MONTH"}},
@@ -343,7 +335,7 @@ def test_a_lease_that_the_month_does_not_cover_is_not_renewed(stage: Deployed) -
     stage.clock.now += timedelta(minutes=26)
     answer = stage.beat()
     assert (answer["action"], answer["reason"], answer["lease_end"]) == ("drain", "budget", before)
-    assert stage.c.store.month("2026-11")["reserved"] == held["reserved"]
+    assert stage.c.store.ledger.month("2026-11")["reserved"] == held["reserved"]
 
 
 def test_a_success_is_believed_when_the_bucket_has_its_metrics(stage: Deployed) -> None:

@@ -2,67 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 
 from chalicelib.core import events as ev
-from chalicelib.core.model import Attempt, Reason, Run, Status
-from chalicelib.fleet import Unanswered
+from chalicelib.core.model import Reason, Run, Status
 from chalicelib.shell import Shell
 from chalicelib.store import Store
 from tests.core_world import POLICY, START, new_run
+from tests.fakes import Clock, FakeEc2, FakeMeter, FakeWatchdog
 
 NAME = "cloud_prod_001"
-
-
-class FakeEc2:
-    """Instances by client token. `silent` makes it launch and lose the answer; `refusal` makes it refuse."""
-
-    def __init__(self) -> None:
-        self.by_token: dict[str, str] = {}
-        self.ended: list[str] = []
-        self.calls = 0
-        self.silent = False
-        self.refusal: tuple[ev.Refusal, str] | None = None
-
-    def launch(self, run: str, attempt: Attempt) -> ev.Launched | ev.LaunchRefused:
-        assert attempt.launch
-        self.calls += 1
-        if self.refusal:
-            kind, said = self.refusal
-            return ev.LaunchRefused(attempt.number, attempt.launch.token, kind, said)
-        self.by_token.setdefault(attempt.launch.token, f"i-{len(self.by_token) + 1}")
-        if self.silent:
-            raise Unanswered("InternalError")
-        found = self.find(run, attempt)
-        assert found
-        return found
-
-    def find(self, run: str, attempt: Attempt) -> ev.Launched | None:
-        assert attempt.launch
-        instance = self.by_token.get(attempt.launch.token)
-        if instance is None or instance in self.ended:
-            return None
-        return ev.Launched(attempt.number, attempt.launch.token, instance, attempt.launch.offers[0].pool)
-
-    def end(self, instance_id: str) -> None:
-        self.ended.append(instance_id)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 class Stage:
     def __init__(self, store: Store) -> None:
         self.store, self.ec2, self.clock = store, FakeEc2(), Clock()
-        self.shell = Shell(store, self.ec2, POLICY, self.clock, lambda run, attempt, now: Decimal("0.01"))
+        self.meter, self.watchdog = FakeMeter(), FakeWatchdog()
+        self.shell = Shell(store, self.ec2, POLICY, self.clock, self.meter, self.watchdog)
         store.create(new_run(), {}, "hash")
 
     def tell(self, event: ev.Event) -> Run:
@@ -78,8 +37,8 @@ def stage(store: Store) -> Stage:
 
 def test_a_submitted_run_has_an_instance_and_leads_back_from_it(stage: Stage) -> None:
     run = stage.tell(ev.Submitted())
-    assert run.attempts[0].instance_id == "i-1"
-    assert stage.store.run_on("i-1") == NAME
+    assert run.attempts[0].instance_id == "i-00000001"
+    assert stage.store.run_on("i-00000001") == NAME
 
 
 def test_an_event_about_another_instance_is_nothing(stage: Stage) -> None:
@@ -90,8 +49,8 @@ def test_an_event_about_another_instance_is_nothing(stage: Stage) -> None:
 def test_a_warning_is_answered_with_one_more_launch_however_often_it_comes(stage: Stage) -> None:
     stage.tell(ev.Submitted())
     for _ in range(3):
-        stage.shell.on_instance(ev.Warned("i-1", START + POLICY.notice))
-    assert sorted(stage.ec2.by_token.values()) == ["i-1", "i-2"]
+        stage.shell.on_instance(ev.Warned("i-00000001", START + POLICY.notice))
+    assert sorted(stage.ec2.by_token.values()) == ["i-00000001", "i-00000002"]
 
 
 def test_a_launch_whose_answer_is_lost_is_replayed_not_repeated(stage: Stage) -> None:
@@ -101,7 +60,7 @@ def test_a_launch_whose_answer_is_lost_is_replayed_not_repeated(stage: Stage) ->
     stage.ec2.silent = False
     stage.clock.now += timedelta(seconds=60)
     run = stage.tell(ev.Tick())
-    assert run.attempts[0].instance_id == "i-1"
+    assert run.attempts[0].instance_id == "i-00000001"
     assert len(stage.ec2.by_token) == 1
 
 
@@ -111,23 +70,22 @@ def test_after_the_time_for_replays_the_instance_is_looked_for_by_its_tags(stage
     stage.clock.now += POLICY.replay_for
     calls = stage.ec2.calls
     run = stage.tell(ev.Tick())
-    assert (run.attempts[0].instance_id, stage.ec2.calls) == ("i-1", calls)
+    assert (run.attempts[0].instance_id, stage.ec2.calls) == ("i-00000001", calls)
 
 
 def test_what_a_refused_launch_had_reserved_comes_back(stage: Stage) -> None:
     stage.ec2.refusal = (ev.Refusal.FATAL, "UnauthorizedOperation: ask your administrator.")
-    stage.shell = Shell(stage.store, stage.ec2, POLICY, stage.clock, lambda run, attempt, now: Decimal(0))
     run = stage.tell(ev.Submitted())
     assert (run.status, run.reason) == (Status.FAILED, Reason.LAUNCH_REFUSED)
-    assert stage.store.month("2026-11")["free"] == 20
+    assert stage.store.ledger.month("2026-11")["free"] == 20
 
 
 def test_over_the_limit_nothing_is_launched_and_the_run_says_so(stage: Stage) -> None:
-    stage.store._limit = Decimal("0.05")
+    stage.store.ledger._limit = Decimal("0.05")
     run = stage.tell(ev.Submitted())
     assert (run.status, run.reason) == (Status.SUSPENDED, Reason.BUDGET)
     assert stage.ec2.calls == 0
-    assert stage.store.month("2026-11") == {
+    assert stage.store.ledger.month("2026-11") == {
         "limit": Decimal("0.05"),
         "free": Decimal("0.05"),
         "reserved": 0,
@@ -137,8 +95,8 @@ def test_over_the_limit_nothing_is_launched_and_the_run_says_so(stage: Stage) ->
 
 def test_the_timeline_tells_the_story(stage: Stage) -> None:
     stage.tell(ev.Submitted())
-    stage.tell(ev.Claimed(1, "i-1", ready=False))
-    stage.tell(ev.Claimed(1, "i-1", ready=True))
-    stage.tell(ev.Exited(1, "i-1", Reason.DONE, "The result is in S3."))
+    stage.tell(ev.Claimed(1, "i-00000001", ready=False))
+    stage.tell(ev.Claimed(1, "i-00000001", ready=True))
+    stage.tell(ev.Exited(1, "i-00000001", Reason.DONE, "The result is in S3."))
     said = [e["message"] for e in stage.store.timeline(NAME)[0]]
     assert said[-2:] == ["Attempt 1 trains from step 0.", "The result is in S3."]

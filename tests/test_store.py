@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -11,8 +11,7 @@ import pytest
 from chalicelib.codec import plain, run_from
 from chalicelib.core import events as ev
 from chalicelib.core.decide import decide
-from chalicelib.core.ledger import split
-from chalicelib.core.model import Reason, Run
+from chalicelib.core.model import PriceSource, Rates, Reason, Run, Usage
 from chalicelib.store import Conflict, Exists, OverLimit, Store
 from tests.conftest import TABLE
 from tests.core_world import POLICY, START, World, new_run
@@ -20,7 +19,7 @@ from tests.core_world import POLICY, START, World, new_run
 
 def launch(store: Store, run: Run) -> Run:
     after = decide(run, ev.Submitted(), START, POLICY).run
-    return store.save(run, after, (ev.Note(Reason.STARTED, "Launched.", 1),), START)
+    return store.save(run, after, START, POLICY, (ev.Note(Reason.STARTED, "Launched.", 1),))
 
 
 def test_a_run_in_the_middle_of_everything_comes_back_as_it_was() -> None:
@@ -58,13 +57,14 @@ def test_a_launch_reserves_its_lease_and_settling_gives_the_rest_back(store: Sto
     run = launch(store, store.create(new_run(), {}, "abc"))
     lease = run.attempts[0].lease
     assert lease
-    assert store.month("2026-11")["reserved"] == lease.reserved
+    assert store.ledger.month("2026-11")["reserved"] == lease.reserved
     token = run.attempts[0].launch.token if run.attempts[0].launch else ""
     refused = decide(run, ev.LaunchRefused(1, token, ev.Refusal.FATAL, "No."), START, POLICY).run
-    refused = store.save(run, refused, (), START)
-    settled = decide(refused, ev.Settled(1, lease.seq, Decimal("0.01")), START, POLICY).run
-    store.save(refused, settled, (), START)
-    month = store.month("2026-11")
+    refused = store.save(run, refused, START, POLICY)
+    used = Usage(START, START + timedelta(minutes=6), Rates(Decimal("0.1"), Decimal(0), Decimal(0)), PriceSource.CAP)
+    settled = decide(refused, ev.Settled(1, lease.seq, used), START, POLICY).run
+    store.save(refused, settled, START, POLICY)
+    month = store.ledger.month("2026-11")
     assert (month["reserved"], month["settled"]) == (0, Decimal("0.01"))
     assert month["free"] == Decimal("19.99")
 
@@ -75,7 +75,7 @@ def test_a_reservation_the_month_does_not_cover_changes_nothing(store: Store) ->
     with pytest.raises(OverLimit, match="month"):
         launch(poor, run)
     assert store.load(run.name) == run
-    assert poor.month("2026-11")["reserved"] == 0
+    assert poor.ledger.month("2026-11")["reserved"] == 0
 
 
 def test_a_reservation_the_run_does_not_cover_changes_nothing(store: Store) -> None:
@@ -90,7 +90,7 @@ def test_an_instance_leads_back_to_its_run(store: Store) -> None:
     launched = run.attempts[0].launch
     assert launched
     after = decide(run, ev.Launched(1, launched.token, "i-1", "pool"), START, POLICY).run
-    store.save(run, after, (), START)
+    store.save(run, after, START, POLICY)
     assert store.run_on("i-1") == run.name
     assert store.run_on("i-2") is None
 
@@ -99,16 +99,10 @@ def test_only_runs_with_something_left_to_do_are_live(store: Store) -> None:
     run = store.create(new_run(), {}, "abc")
     assert list(store.live()) == [run.name]
     after = decide(run, ev.CancelAsked("me"), START, POLICY).run
-    store.save(run, after, (), START)
+    store.save(run, after, START, POLICY)
     assert list(store.live()) == []
 
 
 def test_the_timeline_is_in_order(store: Store) -> None:
     launch(store, store.create(new_run(), {}, "abc"))
     assert [e["message"] for e in store.timeline("cloud_prod_001")[0]] == ["Accepted.", "Launched."]
-
-
-def test_a_lease_over_the_border_of_a_month_is_split_and_never_rounds_down() -> None:
-    start = datetime(2026, 11, 30, 23, 40, tzinfo=UTC)
-    shares = split(Decimal("0.10"), start, start + timedelta(minutes=60))
-    assert shares == {"2026-11": Decimal("0.033334"), "2026-12": Decimal("0.066667")}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
 
 import pytest
 
 from chalicelib.core import events as ev
 from chalicelib.core.model import Reason, Run, Status
+from chalicelib.core.news import News
+from chalicelib.instances import Instance
 from chalicelib.store import Store
-from chalicelib.sweep import Instance, Report, SweepFailed, sweep
-from tests.core_world import POLICY, START
+from chalicelib.sweep import Report, SweepFailed, sweep
+from tests.core_world import START
 from tests.test_shell import NAME, Stage
 
 
@@ -20,6 +21,7 @@ class Heard:
     def __init__(self) -> None:
         self.at: dict[int, datetime] = {}
         self.pruned: list[str] = []
+        self.recorded: dict[str, str] = {}
 
     def last_beats(self, run: Run) -> Mapping[int, datetime]:
         return self.at
@@ -29,6 +31,9 @@ class Heard:
 
     def prune(self, run: Run) -> None:
         self.pruned.append(run.name)
+
+    def record(self, what: str, news: News, run: Run | None) -> None:
+        self.recorded[what] = news.message
 
 
 class Swept(Stage):
@@ -43,7 +48,7 @@ class Swept(Stage):
 
     def sweep(self, after: float = 60) -> Report:
         self.clock.now += timedelta(seconds=after)
-        return sweep(self.shell, self.listed, self.heard, self.clock.now)
+        return sweep(self.shell, list(self.store.live()), self.listed, self.heard, self.clock.now)
 
     @property
     def run(self) -> Run:
@@ -54,8 +59,8 @@ class Swept(Stage):
     def training(self) -> Swept:
         self.tell(ev.Submitted())
         for ready in (False, True):
-            self.tell(ev.Claimed(1, "i-1", ready))
-        self.list("i-1")
+            self.tell(ev.Claimed(1, "i-00000001", ready))
+        self.list("i-00000001")
         return self
 
 
@@ -74,10 +79,10 @@ def test_a_run_that_is_well_is_left_alone(stage: Swept) -> None:
 
 def test_an_end_that_no_event_told_relaunches(stage: Swept) -> None:
     stage.training()
-    stage.list("i-1", "terminated", reason="Server.SpotInstanceTermination")
+    stage.list("i-00000001", "terminated", reason="Server.SpotInstanceTermination")
     stage.sweep()
     assert stage.run.attempts[0].ended_by is Reason.SPOT_INTERRUPTION
-    assert stage.run.attempts[1].instance_id == "i-2"
+    assert stage.run.attempts[1].instance_id == "i-00000002"
 
 
 def test_an_instance_missing_from_ec2s_list_is_gone_only_after_a_while(stage: Swept) -> None:
@@ -93,11 +98,11 @@ def test_an_instance_missing_from_ec2s_list_is_gone_only_after_a_while(stage: Sw
 def test_silence_confirmed_by_ec2_ends_the_instance_first(stage: Swept) -> None:
     stage.training()
     stage.sweep(181)
-    assert stage.ec2.ended == ["i-1"]
+    assert stage.ec2.ended == ["i-00000001"]
     assert len(stage.run.attempts) == 1
-    stage.list("i-1", "terminated")
+    stage.list("i-00000001", "terminated")
     stage.sweep()
-    assert stage.run.attempts[1].instance_id == "i-2"
+    assert stage.run.attempts[1].instance_id == "i-00000002"
 
 
 def test_an_instance_without_a_run_is_ended(stage: Swept) -> None:
@@ -106,6 +111,7 @@ def test_an_instance_without_a_run_is_ended(stage: Swept) -> None:
     stage.list("i-stray", run="nobody")
     assert stage.sweep().strays == ["i-stray"]
     assert stage.ec2.ended == ["i-stray"]
+    assert "'nobody' is not known" in stage.heard.recorded["i-stray"]
 
 
 def test_a_second_instance_of_the_same_attempt_is_ended(stage: Swept) -> None:
@@ -119,9 +125,9 @@ def test_an_instance_that_was_launched_but_not_recorded_is_adopted(stage: Swept)
     stage.ec2.silent = True
     stage.tell(ev.Submitted())
     stage.ec2.silent = False
-    stage.list("i-1")
+    stage.list("i-00000001")
     assert stage.sweep().strays == []
-    assert stage.run.attempts[0].instance_id == "i-1"
+    assert stage.run.attempts[0].instance_id == "i-00000001"
 
 
 def test_a_protected_instance_is_never_ended(stage: Swept) -> None:
@@ -140,15 +146,14 @@ def test_one_run_that_cannot_be_saved_does_not_keep_the_others_waiting(stage: Sw
         "run": {"M": {"name": {"N": "7"}}},
     }
     stage.store._client.put_item(TableName=stage.store._table, Item=broken)
-    stage.list("i-1", "terminated")
+    stage.list("i-00000001", "terminated")
     with pytest.raises(SweepFailed, match="broken"):
-        stage.sweep()
-    assert stage.run.attempts[1].instance_id == "i-2"
+        stage.sweep().check()
+    assert stage.run.attempts[1].instance_id == "i-00000002"
 
 
 def test_capacity_is_asked_for_again_when_the_wait_is_over(stage: Swept) -> None:
     stage.ec2.refusal = (ev.Refusal.CAPACITY, "InsufficientInstanceCapacity")
-    stage.shell = type(stage.shell)(stage.store, stage.ec2, POLICY, stage.clock, lambda run, attempt, now: Decimal(0))
     stage.tell(ev.Submitted())
     assert stage.run.status is Status.QUEUED
     stage.ec2.refusal = None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from chalicelib.contracts.errors import ApiError
-from chalicelib.contracts.fields import wrong_fields
+from chalicelib.contracts.fields import money, wrong_fields
 
 StepNumber = Annotated[int, Field(ge=0, lt=10**12)]
 AttemptNumber = Annotated[int, Field(ge=1, le=9999)]
@@ -159,13 +160,134 @@ class RunMoney(_Answer):
     reserved_usd: Usd
 
 
+class StorageMoney(_Answer):
+    """What the bucket costs this month: settled by the day, reserved until the month's end."""
+
+    bytes: int
+    settled_usd: Usd
+    reserved_usd: Usd
+    measured_at: datetime
+
+
+class ForeignInstance(_Answer):
+    instance_id: str
+    instance_type: str
+    launched_at: datetime
+    protected: bool
+    usd_hour: Usd | None
+    usd: Usd
+
+
+class UnmanagedMoney(_Answer):
+    """Estimated spend of this month's instances that are not ours. `guard: account` ends them."""
+
+    guard: Literal["own", "account"]
+    usd: Usd
+    instances: list[ForeignInstance]
+
+
+class Act(_Answer):
+    at: datetime
+    kind: str
+    message: str
+    run: str | None
+
+
 class Budget(_Answer):
+    """`forecast_usd`: what the month will have cost if what runs goes on."""
+
     month: str
+    turns_at: datetime
     limit_usd: Usd
     settled_usd: Usd
     reserved_usd: Usd
     free_usd: Usd
+    forecast_usd: Usd
     runs: list[RunMoney]
+    storage: StorageMoney | None
+    unmanaged: UnmanagedMoney
+    acts: list[Act]
+
+
+class BudgetChange(_Request):
+    """`limit_usd` is the limit of this month and of all to come."""
+
+    limit_usd: Annotated[Decimal, BeforeValidator(money)]
+
+
+class ResumeRequest(_Request):
+    """`cost_usd` raises limits.cost_usd."""
+
+    cost_usd: Annotated[Decimal, BeforeValidator(money)] | None = None
+
+
+class RatesView(_Answer):
+    """USD per hour."""
+
+    instance: Usd
+    disk: Usd
+    address: Usd
+
+
+class LineView(_Answer):
+    """A lease as the ledger has it. While it is reserved there are no rates: `usd` is at the price cap."""
+
+    entry: Literal["reserved", "settled", "credit"]
+    attempt: int
+    seq: int
+    pool: str | None
+    start: datetime
+    end: datetime
+    seconds: float
+    rates_usd_hour: RatesView | None
+    source: str | None
+    usd: Usd
+
+
+class LedgerView(_Answer):
+    run: str
+    free_usd: Usd
+    reserved_usd: Usd
+    settled_usd: Usd
+    lines: list[LineView]
+
+
+class PlannedCost(_Answer):
+    first_lease_usd: Usd
+    hourly_usd: Usd
+    hourly_at_cap_usd: Usd
+    expected_usd: Usd
+    expected_hours: str
+    limit_usd: Usd
+    month: str
+    account: dict[str, Usd]
+    month_covers_hours: str
+
+
+class PlannedPool(_Answer):
+    pool: str
+    usd_hour: Usd
+    cap_usd_hour: Usd
+    source: str
+    at: datetime
+
+
+class PlannedQuota(_Answer):
+    """vCPU. `overlap`: whether a replacement can start while its predecessor is there; None: AWS does not say."""
+
+    vcpus: int | None
+    needs: int | None
+    overlap: bool | None
+
+
+class Plan(_Answer):
+    run: str
+    would: Literal["launch", "queue", "refuse", "nothing"]
+    message: str
+    warnings: list[str]
+    cost: PlannedCost
+    pools: list[PlannedPool]
+    quota: PlannedQuota
 
 
 # -- agents --------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -44,6 +45,25 @@ def wrong_fields(model: type[BaseModel], error: ValidationError) -> tuple[FieldE
         value = None if each["type"] == "missing" else shown(each.get("input"))
         found.append(FieldError(path(where) or "(the whole)", value, message))
     return tuple(found)
+
+
+def money(value: Any) -> Any:
+    """Dollars: 11, "11.50" or "$11.50". A float is taken as it is written."""
+    if isinstance(value, bool):
+        raise ValueError("must be an amount in USD, like 11 or 11.50")
+    if isinstance(value, int | float):
+        value = repr(value)
+    if isinstance(value, str):
+        try:
+            amount = Decimal(value.strip().removeprefix("$"))
+        except InvalidOperation:
+            raise ValueError("must be an amount in USD, like 11 or 11.50") from None
+        if not amount.is_finite() or amount <= 0 or amount > 10000:
+            raise ValueError("must be more than 0 and at most 10000 USD")
+        if amount != amount.quantize(Decimal("0.01")):
+            raise ValueError("must be in whole cents, like 11.50")
+        return amount
+    raise ValueError("must be an amount in USD, like 11 or 11.50")
 
 
 def path(where: Iterable[str | int]) -> str:

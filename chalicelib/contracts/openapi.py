@@ -49,9 +49,10 @@ ROUTES = (
         "/runs",
         "submitRun",
         "Submit a run. The same name and spec again answer the run that is there.",
-        ((201, api.RunView), (200, api.RunView)),
+        ((201, api.RunView), (200, api.RunView), (200, api.Plan)),
         (400, 402, 409, 413, 503),
         RunSpec,
+        query=("plan",),
     ),
     Route(
         "GET",
@@ -65,7 +66,16 @@ ROUTES = (
     Route("GET", "/runs/{run}", "getRun", "A run with its spec.", _one(api.RunView), (404,)),
     Route("POST", "/runs/{run}/cancel", "cancelRun", "End a run for good.", _one(api.RunView), (404, 409)),
     Route("POST", "/runs/{run}/suspend", "suspendRun", "Drain a run and keep it.", _one(api.RunView), (404, 409)),
-    Route("POST", "/runs/{run}/resume", "resumeRun", "Go on with a suspended run.", _one(api.RunView), (404, 409)),
+    Route(
+        "POST",
+        "/runs/{run}/resume",
+        "resumeRun",
+        "Go on with a suspended run, within a higher limit if one is given.",
+        _one(api.RunView),
+        (400, 404, 409, 413),
+        api.ResumeRequest,
+    ),
+    Route("GET", "/runs/{run}/ledger", "getLedger", "What a run cost, lease by lease.", _one(api.LedgerView), (404,)),
     Route(
         "GET",
         "/runs/{run}/events",
@@ -84,6 +94,15 @@ ROUTES = (
         (404,),
     ),
     Route("GET", "/budget", "getBudget", "The month's money.", _one(api.Budget)),
+    Route(
+        "PUT",
+        "/budget",
+        "setBudget",
+        "Set the monthly limit; runs that wait for money go on.",
+        _one(api.Budget),
+        (400, 409, 413),
+        api.BudgetChange,
+    ),
     Route("GET", "/openapi.json", "getOpenapi", "This document.", _one(None)),
     Route(
         "POST",
@@ -113,7 +132,8 @@ ROUTES = (
         api.ExitRequest,
     ),
 )
-_QUERY = {
+_QUERY: dict[str, dict[str, Any]] = {
+    "plan": {"type": "boolean", "description": "Answer what would be done and cost, and do nothing."},
     "status": {"type": "string", "description": "Only runs of this status."},
     "limit": {"type": "integer", "minimum": 1, "maximum": 100, "description": "How many at most."},
     "cursor": {"type": "string", "description": "Where to go on, as the answer before said."},
@@ -158,9 +178,10 @@ def _operation(route: Route, refs: Any) -> dict[str, Any]:
     ]
     parameters += [{"name": name, "in": "query", "schema": _QUERY[name]} for name in route.query]
     responses = {}
-    for status, model in route.answers:
-        schema = refs[model, "serialization"] if model else {"type": "object"}
-        responses[str(status)] = _response(status, schema)
+    for status in dict.fromkeys(status for status, _ in route.answers):
+        models = [model for each, model in route.answers if each == status]
+        schemas = [refs[model, "serialization"] if model else {"type": "object"} for model in models]
+        responses[str(status)] = _response(status, schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
     for status in sorted({403, 429, 500, *route.errors}):
         # API Gateway answers 403 and 429 by itself, in a shape of its own.
         schema = {"type": "object"} if status in (403, 429) else refs[api.ErrorBody, "serialization"]
@@ -173,7 +194,8 @@ def _operation(route: Route, refs: Any) -> dict[str, Any]:
     }
     if route.body:
         schema = refs[route.body, "validation"]
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        needed = any(field.is_required() for field in route.body.model_fields.values())
+        operation["requestBody"] = {"required": needed, "content": {"application/json": {"schema": schema}}}
     return operation
 
 

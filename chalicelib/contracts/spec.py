@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from pydantic import model_validator as model_check
 from pytimeparse2 import parse as parse_duration
 
 from chalicelib.contracts import templates
-from chalicelib.contracts.fields import FieldError, wrong_fields
+from chalicelib.contracts.fields import FieldError, money, wrong_fields
 from chalicelib.contracts.patterns import check_pattern
 
 NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
@@ -114,25 +114,6 @@ def _each_once(values: list[str]) -> list[str]:
     if twice:
         raise ValueError(f"names {', '.join(twice)} twice")
     return values
-
-
-def _money(value: Any) -> Any:
-    """Dollars: 11, "11.50" or "$11.50". A float is taken as it is written."""
-    if isinstance(value, bool):
-        raise ValueError("must be an amount in USD, like 11 or 11.50")
-    if isinstance(value, int | float):
-        value = repr(value)
-    if isinstance(value, str):
-        try:
-            amount = Decimal(value.strip().removeprefix("$"))
-        except InvalidOperation:
-            raise ValueError("must be an amount in USD, like 11 or 11.50") from None
-        if not amount.is_finite() or amount <= 0 or amount > 10000:
-            raise ValueError("must be more than 0 and at most 10000 USD")
-        if amount != amount.quantize(Decimal("0.01")):
-            raise ValueError("must be in whole cents, like 11.50")
-        return amount
-    raise ValueError("must be an amount in USD, like 11 or 11.50")
 
 
 def _duration(value: Any) -> Any:
@@ -238,7 +219,7 @@ class Resources(_Part):
 
 
 class RunLimits(_Part):
-    cost_usd: Annotated[Decimal, BeforeValidator(_money)] = Decimal(11)
+    cost_usd: Annotated[Decimal, BeforeValidator(money)] = Decimal(11)
     duration: Annotated[timedelta, BeforeValidator(_duration)] = timedelta(hours=30)
     attempts: Annotated[int, Field(ge=1, le=1000)] = 50
     attempts_without_progress: Annotated[int, Field(ge=1, le=100)] = 3

@@ -10,6 +10,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from chalicelib.core import events as ev
+from chalicelib.core import leases
+from chalicelib.core.calendar import turn
 from chalicelib.core.model import Attempt, Cooling, Counted, Phase, Policy, Reason, Run, Status, Wanted
 
 _GONE = ("shutting-down", "terminated", "stopping", "stopped")
@@ -17,6 +19,11 @@ _REFUSED = {
     ev.Refusal.CAPACITY: Reason.NO_CAPACITY,
     ev.Refusal.QUOTA: Reason.QUOTA,
     ev.Refusal.PRICE_UNKNOWN: Reason.PRICE_UNKNOWN,
+}
+_SUSPENDED = {
+    Reason.USER: "Suspended by request.",
+    Reason.BUDGET: "The month's money does not cover another lease: the run is drained and goes on when there is money.",
+    Reason.RUN_BUDGET: "limits.cost_usd does not cover another lease: the run is drained; resume it with a higher cost_usd.",
 }
 
 
@@ -66,7 +73,8 @@ def instance_state(run: Run, event: ev.InstanceState, now: datetime, policy: Pol
     if attempt.started_at:
         run = replace(run, ran=run.ran + (now - attempt.started_at))
     run = _retry_now(run)
-    ended = replace(end(attempt, reason, now), terminated=event.state == "terminated")
+    known = event.state is not None
+    ended = replace(end(attempt, reason, now), terminated=event.state == "terminated", end_proved=known)
     run = run.put(ended)
     if run.status.ended or run.wanted is not Wanted.RUN or attempt.phase is Phase.LEAVING:
         return run
@@ -80,11 +88,15 @@ def _retry_now(run: Run) -> Run:
     return replace(run, retry_at=None, refusals=0) if waits else run
 
 
-def launched(run: Run, event: ev.Launched, now: datetime) -> Run:
+def launched(run: Run, event: ev.Launched, now: datetime, policy: Policy) -> Run:
+    """There is an instance: what was reserved for the dearest pool shrinks to the one that EC2 chose."""
     attempt = run.attempt(event.attempt)
     if attempt is None or attempt.launch is None or attempt.launch.token != event.token or attempt.instance_id:
         return run
     attempt = replace(attempt, instance_id=event.instance_id, pool=event.pool, started_at=now)
+    cap = next((o.max_price for o in attempt.launch.offers if o.pool == event.pool), None) if attempt.launch else None
+    if attempt.lease and cap is not None:
+        attempt = replace(attempt, lease=leases.shrunk(attempt.lease, cap, run.limits.disk_gb, policy))
     if attempt.phase is Phase.LAUNCHING:
         attempt = enter(attempt, Phase.BOOTING, now)
     return replace(run.put(attempt), refusals=0, retry_at=None)
@@ -104,10 +116,11 @@ def refused(run: Run, event: ev.LaunchRefused, now: datetime, policy: Policy) ->
     run = replace(run, refusals=run.refusals + 1, retry_at=now + wait)
     if event.kind in (ev.Refusal.BUDGET, ev.Refusal.RUN_BUDGET):
         reason = Reason.BUDGET if event.kind is ev.Refusal.BUDGET else Reason.RUN_BUDGET
-        if not run.limits.wait_for_budget or run.baton:
-            run = replace(run, wanted=Wanted.SUSPEND, wanted_reason=reason)
+        if reason is Reason.BUDGET and run.limits.wait_for_budget and not run.baton:
+            # It has not begun: it stays in the queue until there is money, which the sweep finds out.
+            run = replace(run, retry_at=turn(now, policy))
         else:
-            run = replace(run, retry_at=now + policy.retry_most)
+            run = replace(run, wanted=Wanted.SUSPEND, wanted_reason=reason)
         return say(run, reason, event.message)
     if event.kind is ev.Refusal.FATAL:
         run = replace(run, wanted=Wanted.CANCEL, wanted_reason=Reason.LAUNCH_REFUSED)
@@ -232,28 +245,38 @@ def finish(run: Run, event: ev.Exited, now: datetime) -> Run:
     return replace(say(run, event.reason, event.message), status=Status.FAILED)
 
 
-def settled(run: Run, event: ev.Settled) -> Run:
-    attempt = run.attempt(event.attempt)
-    if (
-        attempt is None
-        or attempt.live
-        or attempt.lease is None
-        or attempt.lease.seq != event.seq
-        or attempt.lease.settled
-    ):
+def settled(run: Run, event: ev.Settled, policy: Policy) -> Run:
+    attempt = _leased(run, event.attempt, event.seq)
+    if attempt is None or attempt.live:
         return run
-    return run.put(replace(attempt, lease=replace(attempt.lease, settled=True, cost=event.cost)))
+    return run.put(leases.settled(attempt, event.usage, event.credit, policy))
 
 
-def renewed(run: Run, event: ev.Renewed) -> Run:
-    attempt = run.attempt(event.attempt)
-    if attempt is None or not attempt.live or attempt.lease is None or event.lease.seq != attempt.lease.seq + 1:
+def renewed(run: Run, event: ev.Renewed, now: datetime, policy: Policy) -> Run:
+    """Nothing is reserved for the dead, nor for one that was told to go."""
+    attempt = _leased(run, event.attempt, event.seq)
+    if attempt is None or not attempt.live or attempt.drain or run.status.ended:
         return run
-    return run.put(replace(attempt, lease=event.lease))
+    return run.put(leases.renewed(attempt, event.usage, now, policy))
+
+
+def _leased(run: Run, number: int, seq: int) -> Attempt | None:
+    """The attempt while its lease is this very one and open."""
+    attempt = run.attempt(number)
+    lease = attempt.lease if attempt else None
+    return attempt if lease is not None and lease.seq == seq and not lease.settled else None
+
+
+def watchdog_set(run: Run, event: ev.WatchdogSet) -> Run:
+    attempt = run.attempt(event.attempt)
+    return run.put(replace(attempt, watchdog_at=event.at)) if attempt else run
 
 
 def priced(run: Run, event: ev.Priced, now: datetime) -> Run:
-    return replace(run, offers=event.offers, offered_at=now) if event.offers else run
+    if not event.offers:
+        return run
+    waited = run.reason is Reason.PRICE_UNKNOWN and not run.status.ended
+    return replace(run, offers=event.offers, offered_at=now, retry_at=None if waited else run.retry_at)
 
 
 def silent(run: Run, event: ev.Silent, now: datetime) -> Run:
@@ -272,14 +295,36 @@ def asked(run: Run, event: ev.CancelAsked | ev.SuspendAsked | ev.ResumeAsked) ->
         return say(replace(run, wanted=Wanted.CANCEL, wanted_reason=Reason.USER), Reason.USER, "Cancelled by request.")
     if isinstance(event, ev.SuspendAsked):
         if run.wanted is Wanted.SUSPEND:
+            if event.reason is Reason.USER and run.wanted_reason is not Reason.USER:
+                # What a person suspended is not resumed by money.
+                run = replace(run, wanted_reason=Reason.USER)
+                return say(run, Reason.USER, "Suspended by request; it stays so when there is money again.")
             return run
         run = replace(run, wanted=Wanted.SUSPEND, wanted_reason=event.reason)
-        text = "Suspended by request." if event.reason is Reason.USER else "The money ends; the run is drained."
-        return say(run, event.reason, text)
-    if run.wanted is Wanted.SUSPEND:
+        return say(run, event.reason, _SUSPENDED[event.reason])
+    return resumed(run, event)
+
+
+def resumed(run: Run, event: ev.ResumeAsked) -> Run:
+    if event.reason is not Reason.USER and waits_for_money(run) is None:
+        return run
+    if event.cost_usd is not None and event.cost_usd > run.limits.cost_usd:
+        run = replace(run, limits=replace(run.limits, cost_usd=event.cost_usd))
+    if run.wanted is Wanted.SUSPEND or waits_for_money(run):
         run = replace(run, wanted=Wanted.RUN, retry_at=None, refusals=0)
-        return say(run, Reason.USER, "Resumed.")
+        return say(
+            run, event.reason, "Resumed: there is money again." if event.reason is not Reason.USER else "Resumed."
+        )
     return run
+
+
+def waits_for_money(run: Run) -> Reason | None:
+    """BUDGET or RUN_BUDGET while the run waits for nothing else."""
+    if run.status is Status.SUSPENDED and run.wanted_reason in (Reason.BUDGET, Reason.RUN_BUDGET):
+        return run.wanted_reason
+    if run.status is Status.QUEUED and run.reason is Reason.BUDGET and run.retry_at is not None:
+        return Reason.BUDGET
+    return None
 
 
 def running_time(run: Run, now: datetime) -> timedelta:

@@ -30,7 +30,7 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
         case ev.InstanceState():
             return apply.instance_state(run, event, now, policy)
         case ev.Launched():
-            return apply.launched(run, event, now)
+            return apply.launched(run, event, now, policy)
         case ev.LaunchRefused():
             return apply.refused(run, event, now, policy)
         case ev.LaunchLost():
@@ -44,9 +44,11 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
         case ev.Silent():
             return apply.silent(run, event, now)
         case ev.Settled():
-            return apply.settled(run, event)
+            return apply.settled(run, event, policy)
         case ev.Renewed():
-            return apply.renewed(run, event)
+            return apply.renewed(run, event, now, policy)
+        case ev.WatchdogSet():
+            return apply.watchdog_set(run, event)
         case ev.Priced():
             return apply.priced(run, event, now)
         case ev.CancelAsked() | ev.SuspendAsked() | ev.ResumeAsked():

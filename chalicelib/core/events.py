@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from chalicelib.core.model import Counted, Lease, Offer, Reason, Run
+from chalicelib.core.model import Counted, Offer, Reason, Run, Usage
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,14 @@ class SuspendAsked:
 
 @dataclass(frozen=True)
 class ResumeAsked:
+    """By a person; or, with reason BUDGET, because there is money again: that resumes only what money had suspended.
+
+    `cost_usd` is a new limits.cost_usd, higher than the old one.
+    """
+
     by: str
+    reason: Reason = Reason.USER
+    cost_usd: Decimal | None = None
 
 
 @dataclass(frozen=True)
@@ -133,19 +140,29 @@ class Silent:
 
 @dataclass(frozen=True)
 class Settled:
-    """What the lease with this sequence number has cost, proved from EC2, in USD; the rest goes back."""
+    """What was used of the lease with this sequence number; the rest goes back. `credit`: EC2 charges no instance."""
 
     attempt: int
     seq: int
-    cost: Decimal
+    usage: Usage
+    credit: bool = False
 
 
 @dataclass(frozen=True)
 class Renewed:
-    """The ledger has reserved the attempt's next slice; `lease` carries the next sequence number."""
+    """The lease with this sequence number is used up to now; the next slice is to be reserved in the same write."""
 
     attempt: int
-    lease: Lease
+    seq: int
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class WatchdogSet:
+    """EventBridge Scheduler ends the attempt's instance at `at`; None: it has no entry for it any more."""
+
+    attempt: int
+    at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -176,6 +193,7 @@ Event = (
     | Silent
     | Settled
     | Renewed
+    | WatchdogSet
     | Priced
     | Tick
 )
@@ -205,6 +223,19 @@ class Settle:
 
 
 @dataclass(frozen=True)
+class SetWatchdog:
+    """Have EventBridge Scheduler end the attempt's instance at this time, whatever becomes of us; None: take it back.
+
+    `moves`: an entry was set before.
+    """
+
+    attempt: int
+    instance_id: str
+    at: datetime | None
+    moves: bool
+
+
+@dataclass(frozen=True)
 class Note:
     """A line for the run's timeline."""
 
@@ -213,7 +244,7 @@ class Note:
     attempt: int | None = None
 
 
-Command = StartInstance | EndInstance | Settle | Note
+Command = StartInstance | EndInstance | Settle | SetWatchdog | Note
 
 
 @dataclass(frozen=True)

@@ -101,16 +101,66 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """What an hour costs, in USD: the instance, its gp3 volume, its public IPv4 address."""
+
+    instance: Decimal
+    disk: Decimal
+    address: Decimal
+
+    @property
+    def total(self) -> Decimal:
+        return self.instance + self.disk + self.address
+
+
+class PriceSource(StrEnum):
+    """Where the instance's price in a line of the ledger comes from."""
+
+    SPOT_HISTORY = "spot_history"  # DescribeSpotPriceHistory, the highest in force during the slice
+    PRICING_API = "pricing_api"
+    CAP = "cap"  # EC2 named none: the price cap, which it can't have been above
+    UNPROVED = "unproved"  # nobody can say when the instance ended: all that was reserved
+    NO_INSTANCE = "no_instance"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was used of a lease, from `start` to `end` as EC2 bills it, and what an hour of it cost."""
+
+    start: datetime
+    end: datetime
+    rates: Rates
+    source: PriceSource
+
+
+@dataclass(frozen=True)
 class Lease:
-    """A paid time slice. `seq` guards every change; `reserved` is what the ledger holds for it, in USD."""
+    """A paid time slice of an attempt. `seq` guards every change.
+
+    The ledger holds `reserved` USD for it: what the instance can cost at most from `start` to `until`, which is the lease's
+    `end`, the grace and the moment that ending it takes. `usage` is set when it is settled, and nothing is reserved any more.
+    """
 
     seq: int
     start: datetime
     end: datetime
-    rate: Decimal
+    until: datetime
+    rate: Decimal  # USD per hour at the price cap, volume and address included
     reserved: Decimal
-    settled: bool = False
-    cost: Decimal = Decimal(0)  # what was settled
+    usage: Usage | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.usage is not None
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What an attempt has cost in a month, in USD; `instance_usd` of it for the instance alone."""
+
+    month: str
+    usd: Decimal
+    instance_usd: Decimal
 
 
 @dataclass(frozen=True)
@@ -121,6 +171,10 @@ class Attempt:
     tries: int = 1
     launch: Launch | None = None
     lease: Lease | None = None
+    previous: Lease | None = None  # the slice before this lease, as it was settled when the lease was renewed
+    spent: tuple[Spent, ...] = ()
+    credited: Decimal | None = None  # USD that came back because EC2 interrupted its first hour
+    watchdog_at: datetime | None = None  # when the entry in EventBridge Scheduler ends the instance
     instance_id: str | None = None
     pool: str | None = None
     started_at: datetime | None = None  # when EC2 answered with the instance
@@ -134,11 +188,22 @@ class Attempt:
     exit_code: int | None = None
     ended_at: datetime | None = None
     ended_by: Reason | None = None
+    end_proved: bool = True  # False: EC2 does not know the instance any more, and nobody saw it end
     terminated: bool = False  # EC2 said so: it has given back its quota, too
 
     @property
     def live(self) -> bool:
         return self.phase is not Phase.ENDED
+
+    @property
+    def cost(self) -> Decimal:
+        """USD settled so far."""
+        return sum((s.usd for s in self.spent), Decimal(0))
+
+    @property
+    def reserved(self) -> Decimal:
+        """USD that the ledger holds for it."""
+        return self.lease.reserved if self.lease and not self.lease.settled else Decimal(0)
 
 
 @dataclass(frozen=True)
@@ -239,10 +304,15 @@ class Policy:
     retry_first: timedelta = timedelta(seconds=30)
     retry_most: timedelta = timedelta(minutes=10)
     price_age: timedelta = timedelta(hours=1)
+    price_stale: timedelta = timedelta(hours=3)
+    month_shift: timedelta = timedelta()  # a rehearsal lets the month turn when it needs to
     disk_usd_gb_month: Decimal = Decimal("0.08")  # gp3, us-east-1, 2026
     address_usd_hour: Decimal = Decimal("0.005")  # public IPv4
+    storage_usd_gb_month: Decimal = Decimal("0.023")  # S3 Standard
 
     def scaled(self, scale: float) -> Policy:
         """The same policy with every span multiplied by `scale` (a rehearsal's time scale)."""
-        scaled: dict[str, Any] = {k: v * scale if isinstance(v, timedelta) else v for k, v in vars(self).items()}
-        return Policy(**scaled)
+        spans: dict[str, Any] = {
+            k: v * scale for k, v in vars(self).items() if isinstance(v, timedelta) and k != "month_shift"
+        }
+        return replace(self, **spans)

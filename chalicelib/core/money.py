@@ -1,33 +1,41 @@
-"""Arithmetic of prepaid leases. Decimal USD; rates in USD per hour; nothing is rounded in the user's favour."""
+"""Arithmetic of money: decimal USD, rates in USD per hour. What is owed is rounded up, what comes back is rounded down."""
 
 from __future__ import annotations
 
-from datetime import timedelta
-from decimal import ROUND_CEILING, Decimal
+from datetime import datetime, timedelta
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
-from chalicelib.core.model import Policy
+from chalicelib.core.calendar import pieces, seconds
+from chalicelib.core.model import Policy, Rates
 
 _MICRO = Decimal("0.000001")
 _HOURS_PER_MONTH = Decimal(730)
-MINIMUM_SECONDS = 60  # EC2 bills Linux by the second, one minute at least
+MINIMUM = timedelta(seconds=60)  # EC2 bills Linux by the second, one minute at least (EC2 On-Demand pricing)
+ZERO = Decimal(0)
 
 
-def rate(instance_usd_hour: Decimal, disk_gb: int, policy: Policy) -> Decimal:
+def rates(instance_usd_hour: Decimal, disk_gb: int, policy: Policy) -> Rates:
     """What one hour costs: the instance at this price, its gp3 volume and its public address."""
-    disk = policy.disk_usd_gb_month * disk_gb / _HOURS_PER_MONTH
-    return up(instance_usd_hour + disk + policy.address_usd_hour)
+    disk = up(policy.disk_usd_gb_month * disk_gb / _HOURS_PER_MONTH)
+    return Rates(instance_usd_hour, disk, policy.address_usd_hour)
 
 
 def cost(usd_hour: Decimal, span: timedelta) -> Decimal:
-    """The cost of a span at a rate, a minute at least, rounded up to a millionth of a dollar."""
-    seconds = max(Decimal(MINIMUM_SECONDS), Decimal(str(span.total_seconds())))
-    return up(usd_hour * seconds / 3600)
+    """The cost of a span at a rate, rounded up to a millionth of a dollar."""
+    return up(usd_hour * seconds(span) / 3600)
 
 
-def reservation(usd_hour: Decimal, policy: Policy) -> Decimal:
-    """What a lease must reserve: an instance can outlive its lease by the grace, and ending it takes a moment."""
-    return cost(usd_hour, policy.lease + policy.grace + policy.end_margin)
+def by_month(usd_hour: Decimal, start: datetime, end: datetime, policy: Policy) -> dict[str, Decimal]:
+    """The cost of a span at a rate by calendar month; each month's share is rounded up.
+
+    A shorter span inside, or a lower rate, never costs more in any month: what is settled fits into what was reserved.
+    """
+    return {name: up(usd_hour * span / 3600) for name, span in pieces(start, end, policy)}
 
 
 def up(usd: Decimal) -> Decimal:
     return usd.quantize(_MICRO, rounding=ROUND_CEILING)
+
+
+def down(usd: Decimal) -> Decimal:
+    return usd.quantize(_MICRO, rounding=ROUND_FLOOR)

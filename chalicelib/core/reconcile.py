@@ -10,9 +10,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from chalicelib.core import events as ev
+from chalicelib.core import leases
 from chalicelib.core.apply import running_time, say
-from chalicelib.core.model import Attempt, Launch, Lease, Offer, Phase, Policy, Reason, Run, Status, Wanted
-from chalicelib.core.money import rate, reservation
+from chalicelib.core.calendar import turn
+from chalicelib.core.model import Attempt, Launch, Offer, Phase, Policy, Reason, Run, Status, Wanted
 
 _DAY = timedelta(days=1)
 
@@ -24,6 +25,8 @@ def reconcile(run: Run, now: datetime, policy: Policy) -> ev.Outcome:
         run = _launch_if_needed(run, now, policy, commands)
     for attempt in run.attempts:
         run = _tend(run, attempt, now, policy, commands)
+    # Last: whatever else there is to do does not wait for the Scheduler.
+    commands += [w for a in run.attempts if (w := _watchdog(a, now, policy))]
     run = _conclude(run, now, policy)
     return ev.Outcome(replace(run, deadline=next_deadline(run, now, policy)), tuple(commands))
 
@@ -62,9 +65,10 @@ def _launch_if_needed(run: Run, now: datetime, policy: Policy, commands: list[ev
     cooling = {c.pool for c in run.cooling if c.until > now}
     # A warm pool is better than none: when all cool, all are asked again. How soon, `retry_at` has said.
     offers = tuple(o for o in run.offers if o.pool not in cooling) or run.offers
-    if not offers:
-        run = replace(run, retry_at=now + policy.retry_most)
-        return say(run, Reason.PRICE_UNKNOWN, "No pool has a known price; the launch is tried again.")
+    if not offers or run.offered_at is None or now - run.offered_at > policy.price_stale:
+        # The sweep asks for prices each hour; what it could not learn is not guessed (I9).
+        run = replace(run, retry_at=now + policy.retry_first)
+        return say(run, Reason.PRICE_UNKNOWN, "No pool has a known price of today; the launch is tried again.")
     commands.append(ev.StartInstance(_next_number(run)))
     return _with_new_launch(run, offers, now, policy)
 
@@ -84,14 +88,8 @@ def _with_new_launch(run: Run, offers: tuple[Offer, ...], now: datetime, policy:
     number = _next_number(run)
     before = run.attempt(number)
     tries = before.tries + 1 if before else 1
-    hourly = rate(max(o.max_price for o in offers), run.limits.disk_gb, policy)
-    lease = Lease(
-        seq=(before.lease.seq + 1 if before and before.lease else 1),
-        start=now,
-        end=now + policy.lease,
-        rate=hourly,
-        reserved=reservation(hourly, policy),
-    )
+    seq = before.lease.seq + 1 if before and before.lease else 1
+    lease = leases.first(now, seq, max(o.max_price for o in offers), run.limits.disk_gb, policy)
     attempt = Attempt(
         number=number,
         phase=Phase.LAUNCHING,
@@ -99,6 +97,7 @@ def _with_new_launch(run: Run, offers: tuple[Offer, ...], now: datetime, policy:
         tries=tries,
         launch=Launch(f"{run.uid}-{number}-{tries}", offers, now),
         lease=lease,
+        spent=before.spent if before else (),
     )
     for lower in run.live:
         if lower.number != run.baton and lower.number < number:
@@ -207,6 +206,8 @@ def next_deadline(run: Run, now: datetime, policy: Policy) -> datetime | None:
     """When the sweep must look again if nothing happens before; None only when nothing is left to do."""
     times: list[datetime] = []
     for attempt in run.attempts:
+        if _watchdog(attempt, now, policy):
+            times.append(now)
         if not attempt.live:
             if attempt.lease and not attempt.lease.settled:
                 times.append(now)
@@ -225,10 +226,15 @@ def next_deadline(run: Run, now: datetime, policy: Policy) -> datetime | None:
     if run.status.ended:
         return None
     if run.status is Status.SUSPENDED:
-        return _month_turn(now) if run.wanted_reason is Reason.BUDGET else now + 30 * _DAY
+        return turn(now, policy) if run.wanted_reason is Reason.BUDGET else now + 30 * _DAY
     return now
 
 
-def _month_turn(now: datetime) -> datetime:
-    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return (first + 32 * _DAY).replace(day=1)
+def _watchdog(attempt: Attempt, now: datetime, policy: Policy) -> ev.SetWatchdog | None:
+    """The Scheduler's entry follows the lease, and goes with the instance."""
+    if attempt.instance_id is None:
+        return None
+    wanted = attempt.lease.end + policy.grace if attempt.live and attempt.lease else None
+    if wanted == attempt.watchdog_at or (wanted is not None and wanted <= now):
+        return None  # what is late for the Scheduler is ended by us
+    return ev.SetWatchdog(attempt.number, attempt.instance_id, wanted, moves=attempt.watchdog_at is not None)

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from spotrelay import bundle
@@ -232,5 +233,15 @@ def _hide_agent(stage: Stage, hide: bool) -> None:
 
 
 def ledger(stage: Stage) -> dict[str, str]:
+    """The month's account, what storage holds of it apart: that stays reserved until the month ends."""
     budget = stage.api.get("budget")
-    return {name: budget[name] for name in ("limit_usd", "reserved_usd", "settled_usd")}
+    stored = budget["storage"] or {"reserved_usd": "0", "settled_usd": "0"}
+    runs = {
+        f"{name}_usd": Decimal(budget[f"{name}_usd"]) - Decimal(stored[f"{name}_usd"])
+        for name in ("reserved", "settled")
+    }
+    return {
+        "limit_usd": budget["limit_usd"],
+        **{name: f"{usd:.6f}" for name, usd in runs.items()},
+        "storage_usd": f"{Decimal(stored['reserved_usd']) + Decimal(stored['settled_usd']):.6f}",
+    }

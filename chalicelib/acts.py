@@ -1,0 +1,61 @@
+"""What was done in the account outside of any run's own life: strays ended, thresholds reached. Each is written down once,
+with its news, before it is done; the list is what a person is shown.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from chalicelib.codec import to_item
+from chalicelib.core.model import Run
+from chalicelib.core.news import News
+from chalicelib.ledger import Ledger
+from chalicelib.outbox import outbox_item
+
+_KEPT = timedelta(days=90)
+
+
+class Acts:
+    def __init__(self, client: Any, table: str, ledger: Ledger) -> None:
+        self._client, self._table, self._ledger = client, table, ledger
+
+    def record(self, what: str, news: News, now: datetime, run: Run | None = None) -> bool:
+        """Write it down under the name `what`, on the run's timeline too, with its news. False: it was written before."""
+        act = {"pk": "ACTS", "sk": what, "at": now.isoformat(), "kind": news.kind.value, "message": news.message}
+        expires = {"expires": int((now + _KEPT).timestamp())}
+        items = [act | expires | ({"run": news.run} if news.run else {}), outbox_item(news, what, now)]
+        if run is not None:
+            items.append(
+                {
+                    "pk": f"RUN#{run.name}",
+                    "sk": f"EVENT#{run.version:08d}#{_number(what)}",
+                    "at": now.isoformat(),
+                    "status": run.status.value,
+                    "reason": "stray",
+                    "message": news.message,
+                }
+            )
+        puts = [{"Put": {"TableName": self._table, "Item": to_item(item)}} for item in items]
+        puts[0]["Put"]["ConditionExpression"] = "attribute_not_exists(pk)"
+        try:
+            self._client.transact_write_items(TransactItems=puts)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "TransactionCanceledException" or "ConditionalCheck" not in str(
+                error
+            ):
+                raise
+            return False
+        return True
+
+    def recent(self, most: int = 20) -> list[dict[str, Any]]:
+        """The newest first: at, kind, message, run."""
+        found = sorted(self._ledger.query("ACTS"), key=lambda item: str(item["at"]), reverse=True)
+        return [{name: item.get(name) for name in ("at", "kind", "message", "run")} for item in found[:most]]
+
+
+def _number(what: str) -> str:
+    """Digits for a place on the timeline, where cursors are digits; the same for the same act."""
+    return f"{int.from_bytes(what.encode()[-8:], 'big') % 10**12:012d}"

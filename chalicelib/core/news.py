@@ -1,0 +1,56 @@
+"""What a person is told by mail, worked out from a run before and after a change. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from chalicelib.core.model import Run, Status, Wanted
+
+
+class Kind(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    RELAUNCHED = "relaunched"
+    ENDED = "ended"  # an instance or volume that no run accounts for
+    THRESHOLD = "threshold"
+    LIMIT = "limit"
+
+    @property
+    def digest(self) -> bool:
+        """Whether it can wait and be told together with others."""
+        return self is Kind.RELAUNCHED
+
+
+@dataclass(frozen=True)
+class News:
+    kind: Kind
+    subject: str
+    message: str
+    run: str | None = None
+
+
+_ENDS = {Status.SUCCEEDED: Kind.SUCCEEDED, Status.FAILED: Kind.FAILED, Status.SUSPENDED: Kind.SUSPENDED}
+
+
+def news(before: Run, after: Run) -> tuple[News, ...]:
+    found = []
+    kind = _ENDS.get(after.status) if after.status is not before.status else None
+    if kind:
+        found.append(_news(kind, after, f"{after.name} {kind.value}: {after.message}"))
+    if before.wanted is Wanted.SUSPEND and after.wanted is Wanted.RUN:
+        found.append(_news(Kind.RESUMED, after, f"{after.name} resumed: {after.message}"))
+    for attempt in after.attempts[1:]:
+        old = before.attempt(attempt.number)
+        if attempt.instance_id and (old is None or old.instance_id is None):
+            where = f"on {attempt.instance_id} ({attempt.pool})"
+            last = after.attempts[attempt.number - 2]
+            why = f" after {last.ended_by.value}" if last.ended_by else ""
+            found.append(_news(Kind.RELAUNCHED, after, f"{after.name}: attempt {attempt.number} {where}{why}."))
+    return tuple(found)
+
+
+def _news(kind: Kind, run: Run, message: str) -> News:
+    return News(kind, f"Spot Relay: {run.name} {kind.value}", message, run.name)

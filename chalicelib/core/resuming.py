@@ -1,0 +1,45 @@
+"""Which runs go on when there is money again: the oldest first, and none before an older one that the money does not cover."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+
+from chalicelib.core import leases
+from chalicelib.core.apply import waits_for_money
+from chalicelib.core.model import Policy, Reason, Run
+
+# Money that merely came back, from a lease that cost less than it had reserved, must cover so many leases: otherwise a run
+# would be launched again and again for the last cents of a month. At the month's turn, or a raised limit, one is enough.
+_LEASES_BACK = 2
+
+
+def waiting(run: Run) -> bool:
+    """Whether the run goes on when the month has money for it."""
+    return waits_for_money(run) is Reason.BUDGET
+
+
+def to_resume(runs: Iterable[Run], free: Decimal, now: datetime, policy: Policy, *, raised: bool = False) -> list[Run]:
+    """The runs to resume now, in order. `free` is the month's; `raised` says that its limit has just been raised."""
+    chosen = []
+    for run in sorted(runs, key=lambda r: (r.created_at, r.name)):
+        needed = first_lease(run, now, policy)
+        turned = raised or _turned(run, now)
+        if free < needed * (1 if turned else _LEASES_BACK):
+            break
+        free -= needed
+        chosen.append(run)
+    return chosen
+
+
+def first_lease(run: Run, now: datetime, policy: Policy) -> Decimal:
+    """USD that launching the run reserves."""
+    highest = max((offer.max_price for offer in run.offers), default=Decimal(0))
+    return leases.first(now, 1, highest, run.limits.disk_gb, policy).reserved
+
+
+def _turned(run: Run, now: datetime) -> bool:
+    """Whether the month has turned since it began to wait: that is what its deadline was."""
+    until = run.deadline if run.retry_at is None else run.retry_at
+    return until is not None and until <= now

@@ -1,0 +1,125 @@
+"""What each pass of the sweep does around the runs: months and storage before them; after them money for those that wait,
+volumes left behind, instances of others, thresholds, and the mail. Each part fails by itself; the pass raises at its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import ClientError
+
+from chalicelib.core import calendar
+from chalicelib.core import events as ev
+from chalicelib.core.model import Reason, Run
+from chalicelib.core.money import ZERO
+from chalicelib.core.news import Kind, News
+from chalicelib.core.resuming import to_resume
+from chalicelib.instances import Instance, Volume, list_left_volumes
+from chalicelib.shell import Shell
+from chalicelib.sweep import Report
+
+if TYPE_CHECKING:
+    from chalicelib.controller import Controller
+
+_THRESHOLDS = (50, 80, 100)
+_LEFT_FOR = timedelta(minutes=1)  # a volume is between creation and attachment for seconds
+_FOREIGN_FOR = timedelta(minutes=10)
+
+
+def before_runs(c: Controller, live: int, report: Report, now: datetime) -> None:
+    """What is stored is paid for before anything is launched."""
+    with report.kept("months"):
+        c.store.ledger.open([calendar.month(now, c.policy), calendar.month(calendar.turn(now, c.policy), c.policy)])
+    with report.kept("storage"):
+        c.storage.keep(now, live, c.policy)
+
+
+def after_runs(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
+    with report.kept("waiting runs"):
+        resume(c.shell, report.waiting, lambda: free(c, now), c.fresh_offers, now)
+    left_volumes(c, report, now)
+    with report.kept("other instances"):
+        _others(c, others, report, now)
+    with report.kept("thresholds"):
+        _thresholds(c, bool(report.waiting), now)
+    with report.kept("mail"):
+        c.outbox.deliver(now)
+
+
+def free(c: Controller, now: datetime) -> Decimal:
+    return c.store.ledger.month(calendar.month(now, c.policy))["free"]
+
+
+def resume(
+    shell: Shell,
+    waiting: list[Run],
+    free: Callable[[], Decimal],
+    priced: Callable[[Run], ev.Priced | None],
+    now: datetime,
+    *,
+    raised: bool = False,
+) -> list[str]:
+    """Let waiting runs go on, as far as the money goes. Gives their names."""
+    names = []
+    for run in to_resume(waiting, free(), now, shell.policy, raised=raised) if waiting else []:
+        offers = priced(run)
+        if offers:
+            shell.tell(run.name, offers)
+        shell.tell(run.name, ev.ResumeAsked("spot-relay", Reason.BUDGET))
+        names.append(run.name)
+    return names
+
+
+def left_volumes(c: Controller, report: Report, now: datetime) -> None:
+    """Delete volumes of ours that no instance has (I2)."""
+    with report.kept("volumes"):
+        for volume in list_left_volumes(c.ec2, c.settings.stage):
+            _delete(c, volume, report, now)
+
+
+def _delete(c: Controller, volume: Volume, report: Report, now: datetime) -> None:
+    if volume.protected or now - volume.created_at < _LEFT_FOR * c.settings.time_scale:
+        return
+    message = f"The volume {volume.volume_id} is deleted: no instance has it any more."
+    c.acts.record(volume.volume_id, News(Kind.ENDED, "Spot Relay: a volume left behind is deleted", message), now)
+    report.strays.append(volume.volume_id)
+    try:
+        c.ec2.delete_volume(VolumeId=volume.volume_id)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "InvalidVolume.NotFound":
+            raise
+
+
+def _others(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
+    c.unmanaged.keep(others, now, c.policy)
+    if c.settings.guard != "account":
+        return
+    for instance in others:
+        if instance.protected or now - instance.launched_at < _FOREIGN_FOR * c.settings.time_scale:
+            continue
+        message = (
+            f"The instance {instance.instance_id} ({instance.instance_type}) is ended: it is not Spot Relay's, and the "
+            "account is guarded. Tag an instance spot-relay:protect to keep it."
+        )
+        c.acts.record(instance.instance_id, News(Kind.ENDED, "Spot Relay: an instance is ended", message), now)
+        report.strays.append(instance.instance_id)
+        c.fleet.end(instance.instance_id)
+
+
+def _thresholds(c: Controller, waiting: bool, now: datetime) -> None:
+    month = calendar.month(now, c.policy)
+    account = c.store.ledger.month(month)
+    limit, settled = account["limit"], account["settled"]
+    for percent in _THRESHOLDS:
+        key = f"{month}#{percent}"
+        reached = settled * 100 >= limit * percent or (percent == 100 and waiting)
+        if not reached or limit <= ZERO or key in c.told:
+            continue
+        message = f"{settled:.2f} USD of the {limit:.2f} USD for {month} are spent, and {account['reserved']:.2f} are reserved."
+        if percent == 100:
+            message += " Runs wait until the month turns or the limit is raised (PUT /budget); nothing is lost."
+        c.acts.record(key, News(Kind.THRESHOLD, f"Spot Relay: {percent} % of {month} is used", message), now)
+        c.told.add(key)

@@ -1,0 +1,72 @@
+"""What is to be told by mail: written in the same transaction as what it tells of, published by the sweep, then deleted.
+
+A crash between publishing and deleting tells it twice; nothing is ever told of what did not happen, or forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from chalicelib.codec import from_item, to_item
+from chalicelib.core.news import Kind, News
+
+DIGEST_AFTER = timedelta(hours=1)
+_BOX = "OUTBOX"
+_MOST = 100  # a pass; what is left waits for the next
+_SUBJECT = 100  # what SNS takes
+
+
+def outbox_item(news: News, key: str, now: datetime) -> dict[str, Any]:
+    """The item; `key` makes the same news the same item."""
+    item = {"kind": news.kind.value, "subject": news.subject, "message": news.message, "at": now.isoformat()}
+    return {
+        "pk": _BOX,
+        "sk": f"{now.isoformat()}#{key}#{news.kind.value}",
+        **item,
+        **({"run": news.run} if news.run else {}),
+    }
+
+
+class Outbox:
+    def __init__(self, client: Any, table: str, sns: Any, topic_arn: str) -> None:
+        """`sns` is called to get the client, when there is something to publish. Without a topic nobody is told."""
+        self._client, self._table = client, table
+        self._sns, self._topic = sns, topic_arn
+
+    def deliver(self, now: datetime, digest_after: timedelta = DIGEST_AFTER) -> int:
+        """Publish what is due: news that can wait goes with the next that can't, or after an hour. Gives how many."""
+        waiting = self._waiting()
+        if not waiting:
+            return 0
+        urgent = [item for item in waiting if not Kind(item["kind"]).digest]
+        digest = [item for item in waiting if Kind(item["kind"]).digest]
+        for item in urgent:
+            self._publish(item["subject"], item["message"], [item])
+        if digest and (urgent or datetime.fromisoformat(digest[0]["at"]) <= now - digest_after):
+            subject = digest[0]["subject"] if len(digest) == 1 else f"Spot Relay: {len(digest)} relaunches"
+            self._publish(subject, "\n".join(f"{i['at'][:19]}Z  {i['message']}" for i in digest), digest)
+            return len(waiting)
+        return len(urgent)
+
+    def _waiting(self) -> list[dict[str, Any]]:
+        answer = self._client.query(
+            TableName=self._table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues=to_item({":pk": _BOX}),
+            Limit=_MOST,
+        )
+        return [from_item(item) for item in answer["Items"]]
+
+    def _publish(self, subject: str, message: str, items: Sequence[dict[str, Any]]) -> None:
+        if self._topic:
+            attributes = {"kind": {"DataType": "String", "StringValue": items[0]["kind"]}}
+            runs = {item["run"] for item in items if item.get("run")}
+            if len(runs) == 1:
+                attributes["run"] = {"DataType": "String", "StringValue": runs.pop()}
+            self._sns().publish(
+                TopicArn=self._topic, Subject=subject[:_SUBJECT], Message=message, MessageAttributes=attributes
+            )
+        for item in items:
+            self._client.delete_item(TableName=self._table, Key=to_item({"pk": item["pk"], "sk": item["sk"]}))

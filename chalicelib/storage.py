@@ -1,0 +1,105 @@
+"""Measures the bucket and keeps its part of the ledger. What old versions weigh counts as well: AWS charges them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from dacite import from_dict
+
+from chalicelib.codec import CONFIG, plain, to_item
+from chalicelib.core import calendar
+from chalicelib.core.model import Policy
+from chalicelib.core.money import ZERO
+from chalicelib.core.storage import Stored, measured, within
+from chalicelib.ledger import Ledger
+
+_PAGES = 100  # of 1,000 versions each, in one pass; a larger bucket is measured over several
+_IDLE, _LIVE = timedelta(days=1), timedelta(hours=1)
+HEADROOM = 10**9  # bytes that each live run may add before it is measured again
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A measurement under way: where to go on, and what was counted until there."""
+
+    key: str = ""
+    version: str = ""
+    size: int = 0
+    seq: int = 0
+
+
+class Storage:
+    def __init__(self, ledger: Ledger, client: Any, table: str, s3: Callable[[], Any], bucket: str) -> None:
+        self._ledger, self._client, self._table = ledger, client, table
+        self._s3, self._bucket = s3, bucket
+
+    def stored(self) -> Stored | None:
+        """The newest account there is."""
+        item = self._ledger.get("STORAGE", "NEWEST")
+        return from_dict(Stored, item["stored"], CONFIG) if item else None
+
+    def keep(self, now: datetime, live: int, policy: Policy) -> bool:
+        """Measure when it is time (each day, each hour while runs live) and write what it costs. True when it was."""
+        before = self.stored()
+        if before is not None and not _due(before, now, live, policy):
+            return False
+        size = self._measure()
+        if size is None:
+            return False  # the next pass goes on
+        accounts = list(measured(before, size, HEADROOM * live, now, policy))
+        free = self._ledger.month(accounts[-1].month)["free"]
+        accounts[-1] = within(before, accounts[-1], free)
+        try:
+            self._save(before, accounts)
+        except self._client.exceptions.TransactionCanceledException:
+            return False  # the money went elsewhere meanwhile, or another pass was first: measured again in a minute
+        return True
+
+    def _measure(self) -> int | None:
+        item = self._ledger.get("STORAGE", "SCAN")
+        scan = from_dict(_Scan, item["scan"], CONFIG) if item else _Scan()
+        markers: dict[str, str] = {}
+        if scan.key:
+            markers = {"KeyMarker": scan.key, "VersionIdMarker": scan.version}
+        size = scan.size
+        for _ in range(_PAGES):
+            page = self._s3().list_object_versions(Bucket=self._bucket, **{k: v for k, v in markers.items() if v})
+            size += sum(int(each["Size"]) for each in page.get("Versions", []))
+            if not page.get("IsTruncated"):
+                if item:
+                    self._client.delete_item(TableName=self._table, Key=to_item({"pk": "STORAGE", "sk": "SCAN"}))
+                return size
+            markers = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+        reached = _Scan(markers["KeyMarker"], markers["VersionIdMarker"], size, scan.seq + 1)
+        put = {"pk": "STORAGE", "sk": "SCAN", "scan": plain(reached)}
+        self._client.put_item(TableName=self._table, Item=to_item(put))
+        return None
+
+    def _save(self, before: Stored | None, accounts: list[Stored]) -> None:
+        """Each account's month moves with it, on condition that nobody else has measured since."""
+        newest = {"pk": "STORAGE", "sk": "NEWEST", "stored": plain(accounts[-1])}
+        put: dict[str, Any] = {"TableName": self._table, "Item": to_item(newest)}
+        if before is None:
+            put["ConditionExpression"] = "attribute_not_exists(pk)"
+        else:
+            put["ConditionExpression"] = "stored.seq = :seq AND stored.#month = :month"
+            put["ExpressionAttributeNames"] = {"#month": "month"}
+            put["ExpressionAttributeValues"] = to_item({":seq": before.seq, ":month": before.month})
+        moves = []
+        for account in accounts:
+            same = before is not None and before.month == account.month
+            reserved = account.reserved - (before.reserved if same and before else ZERO)
+            settled = account.settled - (before.settled if same and before else ZERO)
+            moves.append(self._ledger.moved(account.month, reserved, settled))
+        self._client.transact_write_items(TransactItems=[{"Put": put}, *moves])
+
+
+def _due(before: Stored, now: datetime, live: int, policy: Policy) -> bool:
+    if calendar.month(now, policy) != before.month or calendar.days(now, policy)[0] != before.day:
+        return True
+    if before.headroom and not live:
+        return True  # nothing is added any more: what was reserved for it is free again
+    return now - before.measured_at >= (_LIVE if live else _IDLE)
