@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -143,7 +144,8 @@ def test_a_schedule_does_only_what_its_role_may(emulator: Emulator, ec2: Any, en
     scheduler, other = emulator.client("scheduler"), run(ec2, {**MINE, "Value": "other"})
     scheduler.create_schedule(**ending(ender, other, at(-1)))
     wait_for(lambda: other not in named(scheduler))
-    wait_for(lambda: "UnauthorizedOperation" in emulator.log_file.read_text())
+    logged = rf"schedule/leases/{other}: ec2:terminateInstances as {ender} failed: .*UnauthorizedOperation"
+    wait_for(lambda: re.search(logged, emulator.log_file.read_text()))
     assert described(ec2, other)["State"]["Name"] in ("pending", "running")
 
 

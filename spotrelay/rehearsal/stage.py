@@ -38,6 +38,7 @@ class Stage:
         self.sweeps = 0
         self.sweep_errors: list[str] = []
         self.sweeping = True
+        self._sweep_lock = threading.Lock()
 
     control: HostControl
     emulator: Emulator
@@ -119,7 +120,8 @@ class Stage:
 
         EC2, S3, STS and Scheduler go on. Events wait, and arrive within a second of its end.
         """
-        sweeping, self.sweeping = self.sweeping, False
+        with self._sweep_lock:  # a sweep that is under way ends first: it is not to count as failed
+            sweeping, self.sweeping = self.sweeping, False
         try:
             with self.emulator.outage(f"spot-relay-{STAGE}"):
                 yield
@@ -144,9 +146,10 @@ class Stage:
 
     def _sweep_for_ever(self) -> None:
         while not self._stopping.wait(SWEEP_S * self.time_scale):
-            if self.sweeping:
+            with self._sweep_lock:
                 try:
-                    self.sweep()
+                    if self.sweeping:
+                        self.sweep()
                 except Exception as error:
                     if not self._stopping.is_set():
                         self.sweep_errors.append(repr(error))
