@@ -127,7 +127,7 @@ def boot(tmp_path):
 def test_it_runs_the_agent_and_powers_off(boot, tmp_path):
     cloud, done, calls = boot()
     assert (tmp_path / "root/ran").exists(), done.stdout + done.stderr
-    assert calls[0] == "shutdown -P +55"
+    assert calls[0] == "shutdown -P +50"
     assert calls[-1] == "shutdown -P now"
     assert cloud.exits == []
     assert done.returncode == 0
@@ -162,7 +162,7 @@ def test_a_failed_boot_is_reported_and_powers_off(boot, tmp_path, broken, failin
 def test_without_its_tags_it_can_tell_nobody_and_still_powers_off(boot):
     cloud, _, calls = boot(broken=["run"])
     assert cloud.exits == []
-    assert calls == ["shutdown -P +55", "shutdown -P now"]
+    assert calls == ["shutdown -P +50", "shutdown -P now"]
 
 
 def test_an_agent_that_breaks_is_reported(boot):

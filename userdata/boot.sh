@@ -6,8 +6,9 @@
 # SPOT_RELAY_ROOT, AWS_ENDPOINT_URL and AWS_EC2_METADATA_SERVICE_ENDPOINT are empty on EC2; a rehearsal sets them, and puts
 # its own `shutdown`, `useradd`, `iptables`… in front of PATH. So privileged commands are called by name, never by path.
 
-# First of all: a lease is 50 minutes, the grace 5. If nothing below works, the instance still ends when its money does.
-shutdown -P +55
+# First of all: a lease is 50 minutes from when the launch was asked for, the grace 5, and booting takes some of that. If
+# nothing below works, the instance still ends when its money does. The agent arms it anew when it knows the lease.
+shutdown -P +50
 
 set -euo pipefail
 umask 022

@@ -9,10 +9,10 @@ GRACE_S = 300
 
 
 def arm(lease_s: float) -> None:
-    """(Re)arm the switch for the end of the lease plus the grace, in whole minutes, rounded up. A failure is no reason
-    to stop: the switch armed before remains, and ends the instance earlier.
+    """(Re)arm the switch for the end of the lease plus the grace, in whole minutes, rounded down: nothing is paid for
+    after that. A failure is no reason to stop: the switch armed before remains, and ends the instance earlier.
     """
-    minutes = max(1, math.ceil((lease_s + GRACE_S) / 60))
+    minutes = max(1, math.floor((lease_s + GRACE_S) / 60))
     _run("shutdown", "-P", f"+{minutes}")
 
 

@@ -94,16 +94,19 @@ class Pulse:
                 self._next_beat = 0.0
             self._wake.set()
 
-    def take(self, answer: dict[str, Any]) -> None:
-        """Lease, credentials and pace from any answer of the controller."""
+    def take(self, answer: dict[str, Any], asked_at: float) -> None:
+        """Lease, credentials and pace from any answer of the controller.
+
+        `asked_at` (monotonic) is when it was asked: what the answer took on its way has gone off the lease.
+        """
         with self._lock:
             if answer.get("heartbeat_s"):
                 self._beat_s = float(answer["heartbeat_s"])
             given = answer.get("credentials")
             renewed = None
             if answer.get("lease_s") is not None:
-                seconds = float(answer["lease_s"])
-                self._lease_until = self._clock.monotonic() + seconds
+                seconds = float(answer["lease_s"]) - (self._clock.monotonic() - asked_at)
+                self._lease_until = asked_at + float(answer["lease_s"])
                 # Armed anew only when the lease has moved: `shutdown` needs no call every 30 s.
                 if answer.get("lease_end") != self._lease_end:
                     self._lease_end, renewed = answer.get("lease_end"), seconds
@@ -200,6 +203,7 @@ class Pulse:
         with self._lock:
             body = {**self._state.body(self._notice), "lease_end": self._lease_end}
             self._next_beat = self._clock.monotonic() + self._pace()
+        asked_at = self._clock.monotonic()
         try:
             answer = self._heartbeat(body, self._clock.scaled(10, 1.0))
         except Refused as refusal:
@@ -211,7 +215,7 @@ class Pulse:
             return  # the lease minds that this doesn't go on for ever
         if not isinstance(answer, dict):
             return
-        self.take(answer)
+        self.take(answer, asked_at)
         action = str(answer.get("action") or "continue")
         if action in _STRENGTH and action:
             self.want(action, str(answer.get("reason") or ""), str(answer.get("message") or ""))

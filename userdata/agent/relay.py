@@ -68,6 +68,7 @@ class Attempt:
         self.me, self.region = me, self.imds.region()
         self.role = instance_role()
         self.api = Api(me.api, me.run, me.attempt, self.role, self.region, self.clock)
+        asked_at = self.clock.monotonic()
         claim = self.api.claim({"ready": False}, self.clock.scaled(CLAIM_PATIENCE_S, 30))
         if claim["action"] != "prepare":
             print(f"spot-relay: {claim['action']}: {claim.get('message', '')}", flush=True)
@@ -78,7 +79,7 @@ class Attempt:
         self.bucket = store.Bucket(store.s3_client(self.region, self.scoped, path_style), claim["bucket"])
         self.pulse = Pulse(self.api.heartbeat, self.imds, self.clock, self._arm, self.scoped.replace, self._say)
         signal.signal(signal.SIGTERM, lambda *_: self.pulse.want("drain", "instance_ended", "the machine shuts down"))
-        self.pulse.take(claim)
+        self.pulse.take(claim, asked_at)
         self.pulse.start()
         ending = Ending(None, "boot_failed", "The agent broke.")
         try:
@@ -160,8 +161,9 @@ class Attempt:
             self.pulse.check()
             body: dict[str, Any] = {"ready": True, **({"torn": torn} if torn else {})}
             patience = self.clock.scaled(CLAIM_PATIENCE_S, 30)
+            asked_at = self.clock.monotonic()
             answer = self.api.claim(body, patience, lambda: bool(self.pulse.wish))
-            self.pulse.take(answer)
+            self.pulse.take(answer, asked_at)
             if answer["action"] == "wait":
                 self.clock.sleep(max(float(answer.get("retry_in_s") or 5), 0.1))
                 continue
