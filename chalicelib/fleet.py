@@ -159,22 +159,18 @@ class Fleet:
         return answer_of(attempt.number, launch, answer)
 
     def find(self, run: str, attempt: Attempt) -> Launched | None:
-        """The instance that EC2's tags name for this attempt, ended ones left out."""
+        """The instance that EC2's tags name for this attempt: one that lives, else one that has ended and is to be paid."""
         launch = attempt.launch
         assert launch is not None
         wanted = {"stage": self._settings.stage, "run": run, "attempt": str(attempt.number)}
         pages = self._ec2.get_paginator("describe_instances").paginate(
-            Filters=[
-                *({"Name": f"tag:spot-relay:{k}", "Values": [v]} for k, v in wanted.items()),
-                {"Name": "instance-state-name", "Values": ["pending", "running"]},
-            ]
+            Filters=[{"Name": f"tag:spot-relay:{k}", "Values": [v]} for k, v in wanted.items()]
         )
-        for page in pages:
-            for reservation in page["Reservations"]:
-                for instance in reservation["Instances"]:
-                    override = {"SubnetId": instance.get("SubnetId"), "InstanceType": instance["InstanceType"]}
-                    pool = _pool(launch, override, instance)
-                    return Launched(attempt.number, launch.token, instance["InstanceId"], pool)
+        found = [i for page in pages for reservation in page["Reservations"] for i in reservation["Instances"]]
+        found.sort(key=lambda i: i["State"]["Name"] not in ("pending", "running"))
+        for instance in found[:1]:
+            override = {"SubnetId": instance.get("SubnetId"), "InstanceType": instance["InstanceType"]}
+            return Launched(attempt.number, launch.token, instance["InstanceId"], _pool(launch, override, instance))
         return None
 
     def end(self, instance_id: str) -> None:

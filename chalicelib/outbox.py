@@ -36,7 +36,10 @@ class Outbox:
         self._sns, self._topic = sns, topic_arn
 
     def deliver(self, now: datetime, digest_after: timedelta = DIGEST_AFTER) -> int:
-        """Publish what is due: news that can wait goes with the next that can't, or after an hour. Gives how many."""
+        """Publish what is due: news that can wait goes with the next that can't, or after an hour; one mail a run then.
+
+        Gives how many news were told.
+        """
         waiting = self._waiting()
         if not waiting:
             return 0
@@ -44,11 +47,13 @@ class Outbox:
         digest = [item for item in waiting if Kind(item["kind"]).digest]
         for item in urgent:
             self._publish(item["subject"], item["message"], [item])
-        if digest and (urgent or datetime.fromisoformat(digest[0]["at"]) <= now - digest_after):
-            subject = digest[0]["subject"] if len(digest) == 1 else f"Spot Relay: {len(digest)} relaunches"
-            self._publish(subject, "\n".join(f"{i['at'][:19]}Z  {i['message']}" for i in digest), digest)
-            return len(waiting)
-        return len(urgent)
+        if not digest or not (urgent or datetime.fromisoformat(digest[0]["at"]) <= now - digest_after):
+            return len(urgent)
+        for run in dict.fromkeys(item.get("run") for item in digest):
+            items = [item for item in digest if item.get("run") == run]
+            subject = items[0]["subject"] if len(items) == 1 else f"Spot Relay: {run} relaunched {len(items)} times"
+            self._publish(subject, "\n".join(f"{i['at'][:19]}Z  {i['message']}" for i in items), items)
+        return len(waiting)
 
     def _waiting(self) -> list[dict[str, Any]]:
         answer = self._client.query(
@@ -61,10 +66,8 @@ class Outbox:
 
     def _publish(self, subject: str, message: str, items: Sequence[dict[str, Any]]) -> None:
         if self._topic:
-            attributes = {"kind": {"DataType": "String", "StringValue": items[0]["kind"]}}
-            runs = {item["run"] for item in items if item.get("run")}
-            if len(runs) == 1:
-                attributes["run"] = {"DataType": "String", "StringValue": runs.pop()}
+            told = {"kind": items[0]["kind"], "run": items[0].get("run")}
+            attributes = {name: {"DataType": "String", "StringValue": v} for name, v in told.items() if v}
             self._sns().publish(
                 TopicArn=self._topic, Subject=subject[:_SUBJECT], Message=message, MessageAttributes=attributes
             )

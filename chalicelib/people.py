@@ -16,6 +16,7 @@ from chalicelib.core import events as ev
 from chalicelib.core.model import Limits, Reason, Run, Status
 from chalicelib.records import BadCursor
 from chalicelib.store import Exists
+from chalicelib.subscribers import subscribe
 
 _PAGE, _MOST = 20, 100
 
@@ -26,6 +27,7 @@ def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
     document, digest = specs.dump(spec), specs.canonical_hash(spec)
     existing = _same_run(c, spec.name, digest)
     if existing is not None:
+        _subscribe(c, spec)
         return 200, existing
     run = _new_run(c, spec, by)
     try:
@@ -35,7 +37,13 @@ def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
         return 200, _same_run(c, spec.name, digest) or {}
     c.bucket.put_spec(run.name, document)
     c.shell.tell(run.name, ev.Submitted())
+    _subscribe(c, spec)
     return 201, get(c, run.name)
+
+
+def _subscribe(c: Controller, spec: specs.RunSpec) -> None:
+    if spec.notify and c.settings.topic_arn:
+        subscribe(c.client("sns"), c.settings.topic_arn, spec.name, spec.notify)
 
 
 def _same_run(c: Controller, name: str, digest: str) -> dict[str, Any] | None:

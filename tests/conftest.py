@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from decimal import Decimal
+from typing import Any
 
 import boto3
 import pytest
+from hypothesis import settings
 from moto import mock_aws
 
 from chalicelib.store import Store
 
 TABLE = "spot-relay-test"
+# What the random worlds tried, summed over the session and printed at its end.
+TRIED: dict[str, Any] = {"steps": 0, "events": 0, "calls": 0, "sites": set()}
+
+settings.register_profile("default", max_examples=60, stateful_step_count=40, deadline=None)
+settings.register_profile("fuzz", max_examples=2500, stateful_step_count=50, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if TRIED["steps"]:
+        terminalreporter.write_line(
+            f"random worlds: {TRIED['steps']:,} steps, {TRIED['events']:,} events, {TRIED['calls']:,} AWS calls, "
+            f"{len(TRIED['sites'])} kinds of (call, fault) met"
+        )
 
 
 @pytest.fixture
@@ -20,17 +37,22 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         monkeypatch.setenv(name, "test")
     with mock_aws():
         client = boto3.client("dynamodb", region_name="us-east-1")
-        client.create_table(
-            TableName=TABLE,
-            BillingMode="PAY_PER_REQUEST",
-            KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk", "live")],
-            GlobalSecondaryIndexes=[
-                {
-                    "IndexName": "live",
-                    "KeySchema": [{"AttributeName": "live", "KeyType": "HASH"}],
-                    "Projection": {"ProjectionType": "KEYS_ONLY"},
-                }
-            ],
-        )
+        make_table(client)
         yield Store(client, TABLE, Decimal(20))
+
+
+def make_table(client: Any) -> None:
+    """The table as the template makes it."""
+    client.create_table(
+        TableName=TABLE,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk", "live")],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": "live",
+                "KeySchema": [{"AttributeName": "live", "KeyType": "HASH"}],
+                "Projection": {"ProjectionType": "KEYS_ONLY"},
+            }
+        ],
+    )

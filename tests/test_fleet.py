@@ -136,5 +136,7 @@ def test_a_launch_that_succeeded_unseen_is_found_by_its_tags(monkeypatch: pytest
         assert found
         assert found.instance_id == made
         fleet.end(made)
-        assert fleet.find("run1", attempt()) is None
+        gone = fleet.find("run1", attempt())
+        assert gone, "one that has ended unseen is to be paid all the same"
+        assert gone.instance_id == made
         fleet.end("i-0123456789abcdef0")

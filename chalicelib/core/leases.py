@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from chalicelib.core.calendar import pieces
-from chalicelib.core.model import Attempt, Lease, Policy, PriceSource, Rates, Run, Spent, Usage
+from chalicelib.core.model import Attempt, Lease, Policy, PriceSource, Rates, Reason, Run, Spent, Usage
 from chalicelib.core.money import MINIMUM, ZERO, by_month, down, rates, up
 
 _FREE_FIRST = timedelta(hours=1)  # what EC2 interrupts within its first hour is not charged (EC2 Spot billing)
@@ -71,12 +71,12 @@ def usage(run: Run, attempt: Attempt, now: datetime, found: Evidence, policy: Po
     lease = attempt.lease
     assert lease is not None
     disk_gb = run.limits.disk_gb
-    if attempt.instance_id is None:
-        return Usage(lease.start, lease.start, rates(ZERO, disk_gb, policy), PriceSource.NO_INSTANCE)
     whole = rates(ZERO, disk_gb, policy)
     cap = Rates(lease.rate - whole.disk - whole.address, whole.disk, whole.address)
-    if not attempt.live and not attempt.end_proved:
+    if not attempt.live and not _proved(attempt, policy):
         return Usage(lease.start, lease.until, cap, PriceSource.UNPROVED)
+    if attempt.instance_id is None:
+        return Usage(lease.start, lease.start, whole, PriceSource.NO_INSTANCE)
     start = lease.start
     if not attempt.spent and found.launched_at is not None:
         start = max(start, found.launched_at)
@@ -88,6 +88,13 @@ def usage(run: Run, attempt: Attempt, now: datetime, found: Evidence, policy: Po
     if found.usd_hour is None or found.usd_hour > cap.instance:
         return Usage(start, end, cap, PriceSource.CAP)
     return Usage(start, end, replace(cap, instance=found.usd_hour), found.source)
+
+
+def _proved(attempt: Attempt, policy: Policy) -> bool:
+    """Whether it is known how the attempt ended: of a launch without an answer, EC2 has been asked while it remembers."""
+    if attempt.instance_id is None and attempt.ended_by is Reason.LOST_CONTACT and attempt.launch and attempt.ended_at:
+        return attempt.ended_at - attempt.launch.asked_at < policy.described
+    return attempt.end_proved
 
 
 def credited(attempt: Attempt, found: Evidence) -> bool:

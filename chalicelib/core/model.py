@@ -297,6 +297,7 @@ class Policy:
     silence: timedelta = timedelta(minutes=3)
     claim_within: timedelta = timedelta(minutes=10)
     replay_for: timedelta = timedelta(minutes=5)
+    described: timedelta = timedelta(minutes=50)  # EC2 describes an instance for about an hour after it ended
     notice: timedelta = timedelta(minutes=2)
     after_notice: timedelta = timedelta(seconds=30)
     leave_within: timedelta = timedelta(minutes=3)

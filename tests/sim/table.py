@@ -1,0 +1,184 @@
+"""The table in memory: what `store.Store` and `ledger.Ledger` promise, without DynamoDB. Both pass the same contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from chalicelib.codec import plain
+from chalicelib.core.events import Note
+from chalicelib.core.ledger import Line, LineChange, line_changes, movements
+from chalicelib.core.model import Policy, Run
+from chalicelib.core.news import News
+from chalicelib.ledger import LimitTooLow
+from chalicelib.store import Conflict, Exists, OverLimit
+from tests.sim.faults import Faults
+
+ZERO = Decimal(0)
+
+
+@dataclass
+class Account:
+    limit: Decimal
+    free: Decimal
+    reserved: Decimal = ZERO
+    settled: Decimal = ZERO
+
+    def as_dict(self) -> dict[str, Decimal]:
+        return dict(vars(self))
+
+
+@dataclass
+class FakeLedger:
+    default: Decimal
+    faults: Faults
+    set_to: Decimal | None = None
+    months: dict[str, Account] = field(default_factory=dict)
+    of_runs: dict[str, Account] = field(default_factory=dict)
+    parts: dict[tuple[str, str], Account] = field(default_factory=dict)
+    lines_of: dict[tuple[str, int, int], Line] = field(default_factory=dict)
+
+    def limit(self) -> Decimal:
+        return self.default if self.set_to is None else self.set_to
+
+    def month(self, month: str) -> dict[str, Decimal]:
+        account = self.months.get(month) or Account(self.limit(), self.limit())
+        return account.as_dict()
+
+    def runs(self, month: str) -> list[dict[str, Any]]:
+        return [
+            {"run": run, "reserved": a.reserved, "settled": a.settled}
+            for (m, run), a in sorted(self.parts.items())
+            if m == month
+        ]
+
+    def run(self, run: str) -> dict[str, Decimal]:
+        account = self.of_runs.get(run) or Account(ZERO, ZERO)
+        return {name: getattr(account, name) for name in ("free", "reserved", "settled")}
+
+    def lines(self, run: str) -> list[dict[str, Any]]:
+        return [plain(line) for (name, _, _), line in sorted(self.lines_of.items()) if name == run]
+
+    def open(self, months: Iterable[str]) -> bool:
+        met = self.faults.before("PutItem month")
+        new = False
+        for month in months:
+            if month not in self.months:
+                self.months[month], new = Account(self.limit(), self.limit()), True
+        self.faults.after(met)
+        return new
+
+    def set_limit(self, usd: Decimal, months: list[str]) -> None:
+        for month in months:
+            account = self.months[month]
+            if usd < account.settled + account.reserved:
+                raise LimitTooLow(month, account.as_dict())
+        met = self.faults.before("TransactWriteItems limit")
+        self.set_to = usd
+        for month in months:
+            account = self.months[month]
+            account.free, account.limit = account.free + usd - account.limit, usd
+        self.faults.after(met)
+
+
+class FakeStore:
+    def __init__(self, limit_usd: Decimal, faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+        self.ledger = FakeLedger(limit_usd, self.faults)
+        self.saved: dict[str, Run] = {}
+        self.specs: dict[str, tuple[dict[str, Any], str]] = {}
+        self.instances: dict[str, str] = {}
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.news: list[News] = []
+
+    def create(self, run: Run, spec: dict[str, Any], spec_hash: str) -> Run:
+        if run.name in self.saved:
+            raise Exists(run.name)
+        met = self.faults.before("TransactWriteItems create")
+        run = replace(run, version=1)
+        self.saved[run.name] = run
+        self.specs[run.name] = (spec, spec_hash)
+        self.ledger.of_runs[run.name] = Account(run.limits.cost_usd, run.limits.cost_usd)
+        self._note(run, (Note(run.reason, run.message),), run.created_at)
+        self.faults.after(met)
+        return run
+
+    def load(self, name: str) -> Run | None:
+        self.faults.after(self.faults.before("GetItem run"))
+        return self.saved.get(name)
+
+    def spec(self, name: str) -> tuple[dict[str, Any], str] | None:
+        return self.specs.get(name)
+
+    def run_on(self, instance_id: str) -> str | None:
+        self.faults.after(self.faults.before("GetItem instance"))
+        return self.instances.get(instance_id)
+
+    def live(self) -> Iterator[str]:
+        self.faults.after(self.faults.before("Scan live"))
+        return iter([name for name, run in self.saved.items() if run.deadline is not None])
+
+    def save(
+        self,
+        before: Run,
+        after: Run,
+        now: datetime,
+        policy: Policy,
+        notes: Sequence[Note] = (),
+        news: Sequence[News] = (),
+    ) -> Run:
+        met = self.faults.before("TransactWriteItems run")
+        if self.saved[before.name].version != before.version:
+            raise Conflict(after.name)
+        after = replace(after, version=before.version + 1)
+        raised = after.limits.cost_usd - before.limits.cost_usd
+        self._move(after.name, movements(before, after, policy), raised)
+        for change in line_changes(before, after, policy):
+            self._line(after.name, change)
+        self.saved[after.name] = after
+        for attempt in after.attempts:
+            if attempt.instance_id:
+                self.instances[attempt.instance_id] = after.name
+        self._note(after, notes, now)
+        self.news += news
+        self.faults.after(met)
+        return after
+
+    def timeline(self, name: str, limit: int = 100, after: str = "") -> tuple[list[dict[str, Any]], str | None]:
+        return [note for run, note in self.told if run == name][:limit], None
+
+    def _move(self, run: str, money: Any, raised: Decimal) -> None:
+        """All of it or nothing, as a transaction."""
+        needs: dict[str, Decimal] = {}
+        for move in money:
+            needs[move.month] = needs.get(move.month, ZERO) + move.needs
+        self.ledger.open([month for month in needs if month not in self.ledger.months])
+        for month, needed in needs.items():
+            if needed > 0 and self.ledger.months[month].free < needed:
+                raise OverLimit("month", needed)
+        whole = sum(needs.values(), ZERO) - raised
+        account = self.ledger.of_runs[run]
+        if whole > 0 and account.free < whole:
+            raise OverLimit("run", whole)
+        account.free, account.limit = account.free - whole, account.limit + raised
+        for move in money:
+            part = self.ledger.parts.setdefault((move.month, run), Account(ZERO, ZERO))
+            for each in (self.ledger.months[move.month], account, part):
+                each.reserved += move.reserved
+                each.settled += move.settled
+            self.ledger.months[move.month].free -= move.needs
+
+    def _line(self, run: str, change: LineChange) -> None:
+        key = (run, change.attempt, change.seq)
+        known = self.ledger.lines_of.get(key)
+        assert (known.entry if known else None) == change.before, "a line is not what it was"
+        if change.after is None:
+            del self.ledger.lines_of[key]
+        else:
+            self.ledger.lines_of[key] = change.after
+
+    def _note(self, run: Run, notes: Sequence[Note], now: datetime) -> None:
+        self.told += [(run.name, {"at": now.isoformat(), "status": run.status.value, **plain(n)}) for n in notes]

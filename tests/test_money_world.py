@@ -1,0 +1,137 @@
+"""I3 over random months: launches, interruptions, renewals, prices that jump past the cap, faults and crashes at every AWS call,
+outages of days, months that turn, limits that change. After every step the ledger keeps to the limit, and what EC2 really
+charges is covered by it. `make fuzz` tries many more steps; how many is printed at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import timedelta
+from decimal import Decimal
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from chalicelib.core import calendar
+from chalicelib.core import events as ev
+from chalicelib.ledger import LimitTooLow
+from tests.conftest import TRIED
+from tests.sim.ec2 import Instance
+from tests.sim.faults import Kind
+from tests.sim.world import World
+
+CENTS = st.integers(1, 3000).map(lambda c: Decimal(c) / 100)
+
+
+class Months(RuleBasedStateMachine):
+    @initialize(limit=CENTS)
+    def begin(self, limit: Decimal) -> None:
+        self.world = World(limit)
+
+    def running(self) -> list[Instance]:
+        return [i for i in self.world.ec2.instances.values() if i.running]
+
+    @rule(cost=CENTS, hours=st.integers(1, 30), wait=st.booleans())
+    def a_run_is_submitted(self, cost: Decimal, hours: int, wait: bool) -> None:
+        if len(self.world.store.saved) < 6:
+            self.world.submit(f"run-{len(self.world.store.saved)}", cost, hours, wait=wait)
+
+    @rule(minutes=st.integers(1, 300))
+    def time_passes(self, minutes: int) -> None:
+        self.world.run_for(timedelta(minutes=minutes))
+
+    @rule(hours=st.integers(12, 120))
+    def days_pass(self, hours: int) -> None:
+        self.world.run_for(timedelta(hours=hours))
+
+    @rule(before=st.integers(1, 60))
+    def the_month_is_about_to_turn(self, before: int) -> None:
+        left = calendar.turn(self.world.now, self.world.policy) - self.world.now
+        if left < timedelta(days=6):
+            self.world.run_for(max(timedelta(), left - timedelta(minutes=before)))
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), warned=st.booleans())
+    def ec2_takes_an_instance_back(self, data: st.DataObject, warned: bool) -> None:
+        instance = data.draw(st.sampled_from(sorted(self.running(), key=lambda i: i.instance_id)), label="instance")
+        self.world.interrupt(instance, warned)
+
+    @rule(pool=st.integers(0, 2), mills=st.integers(20, 400))
+    def a_price_moves(self, pool: int, mills: int) -> None:
+        self.world.price(self.world.ec2.pools[pool], Decimal(mills) / 1000)
+
+    @rule(pool=st.integers(0, 2), there=st.booleans())
+    def capacity_comes_and_goes(self, pool: int, there: bool) -> None:
+        self.world.ec2.pools[pool].capacity = there
+
+    @rule(vcpus=st.sampled_from([None, 5, 9]), silent=st.booleans())
+    def the_account_changes(self, vcpus: int | None, silent: bool) -> None:
+        self.world.ec2.vcpus, self.world.ec2.silent = vcpus, silent
+
+    @rule(down=st.booleans(), events=st.sampled_from(["deliver", "lose", "duplicate"]))
+    def the_controller_comes_and_goes(self, down: bool, events: str) -> None:
+        self.world.down, self.world.events = down, events
+
+    @rule(n=st.integers(1, 25), kind=st.sampled_from(Kind))
+    def a_fault_waits_at_a_call(self, n: int, kind: Kind) -> None:
+        self.world.faults.arm(n, kind)
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), switch_fails=st.booleans())
+    def an_agent_dies_and_its_instance_runs_on(self, data: st.DataObject, switch_fails: bool) -> None:
+        instance = data.draw(st.sampled_from(sorted(self.running(), key=lambda i: i.instance_id)), label="instance")
+        agent = self.world.agents[instance.instance_id]
+        agent.dead, agent.switch_fails = True, switch_fails
+
+    @rule(limit=CENTS)
+    def the_limit_is_set(self, limit: Decimal) -> None:
+        world = self.world
+        months = [world.month(world.now), world.month(calendar.turn(world.now, world.policy))]
+
+        def act() -> None:
+            world.store.ledger.open(months)
+            world.store.ledger.set_limit(limit, months)
+
+        with contextlib.suppress(LimitTooLow):
+            world.ask(act)
+
+    @precondition(lambda self: self.world.store.saved)
+    @rule(data=st.data(), what=st.sampled_from(["suspend", "resume", "raise", "cancel"]), more=CENTS)
+    def a_person_asks(self, data: st.DataObject, what: str, more: Decimal) -> None:
+        name = data.draw(st.sampled_from(sorted(self.world.store.saved)), label="run")
+        limit = self.world.store.saved[name].limits.cost_usd
+        asked: dict[str, ev.Event] = {
+            "suspend": ev.SuspendAsked("me"),
+            "resume": ev.ResumeAsked("me"),
+            "raise": ev.ResumeAsked("me", cost_usd=limit + more),
+            "cancel": ev.CancelAsked("me"),
+        }
+        self.world.ask(lambda: self.world.shell.tell(name, asked[what]))
+
+    @invariant()
+    def i3_the_ledger_keeps_to_the_limit_and_covers_the_bill(self) -> None:
+        TRIED["steps"] += 1
+        self.world.check()
+        self.world.check_bill()
+
+    def teardown(self) -> None:
+        """When everything works again, nothing stays reserved for what has ended, and no instance is left behind."""
+        world = getattr(self, "world", None)
+        if world is None:
+            return
+        for run in list(world.store.saved):
+            world.down = False
+            world.faults._at.clear()
+            world.ask(lambda run=run: world.shell.tell(run, ev.CancelAsked("me")))  # type: ignore[misc]
+        world.settle_down()
+        world.check_bill()
+        TRIED["events"] += world.happened
+        TRIED["calls"] += world.faults.calls
+        TRIED["sites"] |= world.faults.hit
+        assert not self.running()
+        assert not world.ec2.entries, "a watchdog's entry is left"
+        assert all(run.status.ended for run in world.store.saved.values())
+        assert all(account.reserved == 0 for account in world.store.ledger.months.values())
+
+
+TestMonths = Months.TestCase
