@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from moto import mock_aws
 
 from chalicelib.store import Store
@@ -20,6 +20,8 @@ TRIED: dict[str, Any] = {"steps": 0, "events": 0, "calls": 0, "sites": set()}
 
 settings.register_profile("default", max_examples=60, stateful_step_count=40, deadline=None)
 settings.register_profile("fuzz", max_examples=2500, stateful_step_count=50, deadline=None)
+# Finds that something is wrong as fast as can be, and not what the shortest story of it is.
+settings.register_profile("hunt", settings.get_profile("default"), phases=[Phase.generate])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

@@ -60,6 +60,12 @@ class Months(RuleBasedStateMachine):
     def a_price_moves(self, pool: int, mills: int) -> None:
         self.world.price(self.world.ec2.pools[pool], Decimal(mills) / 1000)
 
+    @precondition(lambda self: self.running())
+    @rule(data=st.data())
+    def a_price_jumps_to_the_cap(self, data: st.DataObject) -> None:
+        instance = data.draw(st.sampled_from(sorted(self.running(), key=lambda i: i.instance_id)), label="instance")
+        self.world.price(instance.pool, instance.max_price)
+
     @rule(pool=st.integers(0, 2), there=st.booleans())
     def capacity_comes_and_goes(self, pool: int, there: bool) -> None:
         self.world.ec2.pools[pool].capacity = there
@@ -81,7 +87,19 @@ class Months(RuleBasedStateMachine):
     def an_agent_dies_and_its_instance_runs_on(self, data: st.DataObject, switch_fails: bool) -> None:
         instance = data.draw(st.sampled_from(sorted(self.running(), key=lambda i: i.instance_id)), label="instance")
         agent = self.world.agents[instance.instance_id]
-        agent.dead, agent.switch_fails = True, switch_fails
+        # Until Scheduler has its entry, made in the invocation that launched, the machine's own switch is what holds.
+        agent.dead, agent.switch_fails = True, switch_fails and instance.instance_id in self.world.ec2.entries
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), hours=st.sampled_from([2, 30]))
+    def everything_fails_at_once(self, data: st.DataObject, hours: int) -> None:
+        """Only Scheduler's entry is left to end the instance, at the highest price it may have."""
+        self.a_price_jumps_to_the_cap(data)
+        self.an_agent_dies_and_its_instance_runs_on(data, switch_fails=True)
+        self.world.down = True
+        self.world.run_for(timedelta(hours=hours))
+        self.world.check_bill()
+        self.world.down = False
 
     @rule(limit=CENTS)
     def the_limit_is_set(self, limit: Decimal) -> None:
