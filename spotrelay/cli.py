@@ -14,6 +14,7 @@ from rich.console import Console
 
 from spotrelay.client import ApiRefused
 from spotrelay.commands.deploy import deploy, destroy
+from spotrelay.commands.doctor import doctor
 from spotrelay.commands.secret import secret
 from spotrelay.specfile import SpecFileError
 
@@ -24,7 +25,7 @@ def main() -> None:
     """Long training jobs on EC2 Spot, within a small monthly budget."""
 
 
-for each in (deploy, destroy, secret):
+for each in (deploy, destroy, doctor, secret):
     main.add_command(each)
 
 

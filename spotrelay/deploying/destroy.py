@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 from spotrelay import deploying
 from spotrelay.client import ApiRefused, ApiUnreachable, Client
+from spotrelay.deploying import bucket as buckets
 from spotrelay.deploying import record, settings, stack
 from spotrelay.deploying.errors import Clients, DeployError
 from spotrelay.deploying.finish import log_group
@@ -158,7 +159,7 @@ def destroy(
     if chalice.delete():
         removed.append("functions, rules and API")
     before = stack.describe(cloudformation, name)
-    bucket = _bucket(before)
+    bucket = _bucket(clients, stage, before)
     if before is not None:
         say("resources (CloudFormation)")
         if stack.next_step(before["StackStatus"]) == "wait":
@@ -200,6 +201,12 @@ def secret_names(ssm: Any, stage: str) -> list[str]:
     return [each.name for each in listed(ssm, stage)]
 
 
-def _bucket(described: Mapping[str, Any] | None) -> str | None:
+def _bucket(clients: Clients, stage: str, described: Mapping[str, Any] | None) -> str | None:
+    """The bucket that is left: the stack's, or, once there is no stack, one of the stage's own name."""
     found = {o["OutputKey"]: o["OutputValue"] for o in (described or {}).get("Outputs", [])}
-    return found.get("BucketName")
+    if "BucketName" in found:
+        return str(found["BucketName"])
+    account = clients("sts").get_caller_identity()["Account"]
+    s3 = clients("s3")
+    name = buckets.default_name(stage, account, s3.meta.region_name)
+    return name if buckets.presence(s3, name, account) == "ours" else None

@@ -14,6 +14,19 @@ from spotrelay.deploying.stack import Resources
 
 DEFAULT_LIMIT_USD = "20"
 UNKNOWN_URL = "https://unknown.invalid"
+# Without one of these a function refuses to work.
+SETTINGS = (
+    "STAGE",
+    "TABLE",
+    "BUCKET",
+    "LAUNCH_TEMPLATE",
+    "RUN_ROLE_ARN",
+    "AGENT_SHA256",
+    "API_URL",
+    "LIMIT_USD",
+    "TOPIC_ARN",
+    "LOG_GROUP",
+)
 
 
 def environment(
