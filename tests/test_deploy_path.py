@@ -90,7 +90,23 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
 
 def test_deploy_destroy_deploy_destroy(person: Person) -> None:
     """One walk, since each step stands on the one before."""
+    code, found, said = person.run("doctor", "--json")
+    assert code == 1, said
+    checks = {check["name"]: check for check in found["checks"]}
+    assert checks["stack"]["mend"] == "spotrelay deploy --stage dev --region us-east-1"
+    assert checks["functions"]["sentence"].startswith("Not deployed: api_handler")
+    assert checks["credentials"]["verdict"] == checks["network"]["verdict"] == "ok"
+
+    code, plan, said = person.run("deploy", "--dry-run", "--json")
+    assert (code, plan["account"], plan["bucket"]) == (0, "123456789012", BUCKET), said
+    assert person.functions() == []
+
     first = person.deploy("--limit", "12.50")
+    planned = {resource["logical_id"] for resource in plan["resources"]}
+    stack = person.aws.client("cloudformation").describe_stack_resources(StackName=plan["stack"])["StackResources"]
+    # The emulator is told to do without the policy that refuses plain HTTP.
+    assert planned - {"BucketPolicy"} == {resource["LogicalResourceId"] for resource in stack}
+    assert sorted(name for name, _ in plan["functions"]) == person.functions()
     assert first["BucketName"] == BUCKET
     configured = person.aws.client("lambda").get_function_configuration(FunctionName="spot-relay-dev-sweep")
     assert configured["Environment"]["Variables"]["LIMIT_USD"] == "12.5"
