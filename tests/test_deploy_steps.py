@@ -137,6 +137,7 @@ def test_a_stack_of_an_older_template_asks_for_a_deploy() -> None:
         (None, None, "ours", "std", {"BucketName": "std", "NewBucketName": ""}, "std"),
         ("mine", None, "ours", "mine", {"BucketName": "mine", "NewBucketName": ""}, None),
         (None, "old", "ours", "old", {}, None),
+        (None, "std", "ours", "std", {}, "std"),
         ("old", "old", "ours", "old", {}, None),
     ],
 )

@@ -40,7 +40,7 @@ WELL = Facts(
     network=fx.Network("vpc-1", ("us-east-1a", "us-east-1b")),
     image="ami-1",
     table=fx.Table("spot-relay-dev", "ACTIVE", True),
-    bucket=fx.Bucket("b", True, True, True, True, True, True),
+    bucket=fx.Bucket("spot-relay-dev-123456789012-us-east-1", True, True, True, True, True, True),
     functions=(function("api_handler"), function("sweep")),
     api=fx.Api(("abc123",), 200, 50.0),
     sweep=fx.Sweep(20.0, 0),
@@ -81,6 +81,7 @@ CASES: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({"bucket": replace(WELL.bucket, reachable=False)}, "bucket", "fail", "closed to you", "deploy"),  # type: ignore[type-var]
     ({"bucket": replace(WELL.bucket, private=False)}, "bucket", "fail", "public", "put-public-access-block"),  # type: ignore[type-var]
     ({"bucket": replace(WELL.bucket, tls_only=False)}, "bucket", "warn", "plain HTTP", "deploy"),  # type: ignore[type-var]
+    ({"bucket": fx.Bucket("mine", True, True, True, False, True, True)}, "bucket", "warn", "your own bucket", ""),
     ({"bucket": replace(WELL.bucket, has_agent=False)}, "agent", "warn", "the agent of this", "deploy"),  # type: ignore[type-var]
     ({"functions": (function("api_handler"),)}, "functions", "fail", "Not deployed: sweep", "deploy"),
     (sick(environment={**ENV, "TABLE": ""}), "functions", "fail", "sweep is not told TABLE", "deploy"),

@@ -31,6 +31,7 @@ from spotrelay.deploying.stack import (
     ROOT,
     Resources,
     deploy_resources,
+    parameter_values,
     settle,
     stack_name,
     user_data,
@@ -88,10 +89,11 @@ def deploy(
     given = dict(parameters or {})
     given.setdefault("VpcId", default_vpc(clients("ec2")))
     say("resources (CloudFormation)")
-    chosen = _choose_bucket(clients, stage, bucket, say)
+    chosen, before_values = _choose_bucket(clients, stage, bucket, say)
     given = {**chosen.parameters, **given}
     if chosen.restore:
-        buckets.restore(clients("s3"), chosen.restore, given.get("TlsOnly", "true") == "true")
+        tls_only = {"TlsOnly": "true", **before_values, **given}["TlsOnly"] == "true"
+        buckets.restore(clients("s3"), chosen.restore, tls_only)
     resources = deploy_resources(clients("cloudformation"), stage, given, say)
     say("agent")
     digest = upload_agent(clients("s3"), resources.BucketName)
@@ -145,7 +147,10 @@ def described(deployment: Deployment) -> dict[str, Any]:
     return {**asdict(deployment.resources), "agent_sha256": deployment.agent_sha256, "api_url": deployment.api_url}
 
 
-def _choose_bucket(clients: Clients, stage: str, wanted: str | None, say: Callable[[str], None]) -> buckets.Choice:
+def _choose_bucket(
+    clients: Clients, stage: str, wanted: str | None, say: Callable[[str], None]
+) -> tuple[buckets.Choice, dict[str, str]]:
+    """The choice, and the parameters of the stack that stands."""
     identity = clients("sts").get_caller_identity()
     cloudformation, s3 = clients("cloudformation"), clients("s3")
     stack = settle(cloudformation, stack_name(stage), say)
@@ -154,4 +159,4 @@ def _choose_bucket(clients: Clients, stage: str, wanted: str | None, say: Callab
     there = buckets.presence(s3, wanted or default, identity["Account"]) if current is None else "ours"
     chosen = buckets.choose(wanted, default, current, there)
     say(chosen.sentence)
-    return chosen
+    return chosen, parameter_values(stack)

@@ -1,7 +1,8 @@
 """Which bucket a stage uses: the one its stack has, one that is there and is adopted, or a new one.
 
 The bucket is the only thing that outlives a stage. One of our own name that `destroy` (or a creation that failed) left is taken
-back, and brought to the template's settings again; of a bucket somebody else made and named, nothing is changed.
+back. CloudFormation looks after its settings no more, nor after any that somebody changed by hand: so each deploy sets them. Of a
+bucket that somebody else named, nothing is changed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Presence = Literal["ours", "absent", "foreign"]
 
 @dataclass(frozen=True)
 class Choice:
-    """`parameters` are the template's; `restore` names a bucket of our own that is taken back."""
+    """`parameters` are the template's; `restore` is the name when the bucket is there and of our own making."""
 
     name: str
     parameters: Mapping[str, str]
@@ -63,7 +64,7 @@ def choose(wanted: str | None, default: str, current: str | None, there: Presenc
                 f"This stage keeps its runs in {current}; another bucket ({wanted}) would lose them: use another stage, "
                 "or `make destroy` first."
             )
-        return Choice(current, {}, None, f"bucket {current}, as before")
+        return Choice(current, {}, current if current == default else None, f"bucket {current}, as before")
     name = wanted or default
     if there == "foreign":
         raise DeployError(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from spotrelay.deploying.bucket import default_name
 from spotrelay.deploying.settings import SETTINGS, UNKNOWN_URL
 from spotrelay.doctor import around
 from spotrelay.doctor.checks import Check, deploy, unknown
-from spotrelay.doctor.facts import Facts, Function, Unknown
+from spotrelay.doctor.facts import Facts, Function, Identity, Unknown
 
 # The sweep comes each minute, and logs arrive a little late.
 _SWEEP_WARN_S = 300.0
@@ -80,7 +81,11 @@ def bucket(f: Facts) -> Iterator[Check]:
         if not there
     ]
     if wanting:
-        yield Check("bucket", "warn", f"{b.name} lacks {', '.join(wanting)}.", deploy(f))
+        ours = isinstance(f.identity, Identity) and b.name == default_name(f.stage, f.identity.account, f.region)
+        sentence = f"{b.name} lacks {', '.join(wanting)}" + (
+            "." if ours else "; it is your own bucket, which deploying leaves alone."
+        )
+        yield Check("bucket", "warn", sentence, deploy(f) if ours else "")
     if not b.has_agent:
         yield Check("agent", "warn", f"{b.name} does not have the agent of this checkout.", deploy(f))
     if b.private and not wanting:
