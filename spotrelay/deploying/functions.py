@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,10 +30,9 @@ class Chalice:
         project: Path,
         stage: str,
         environment: Mapping[str, str],
-        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._clients, self._project, self._stage = clients, project, stage
-        self._environment, self._say = environment, say
+        self._environment = environment
 
     def __call__(self, env: Mapping[str, str], role_arn: str) -> tuple[str, str]:
         """Deploy with these settings. Gives the API's id and its URL, no slash at the end. Raises DeployError."""
