@@ -27,6 +27,20 @@ rehearse-all: .venv/.installed  ## the same for every scenario
 rehearse-foreign: .venv/.installed  ## a trainer from PyPI that knows nothing of us, warned and unwarned
 	$(REHEARSE) --run examples/foreign/run.yaml --scenario warned --scenario unwarned
 
+# Left out, each keeps what was deployed before (or its default).
+ACCOUNT_OPTIONS = $(if $(STAGE),--stage $(STAGE)) $(if $(REGION),--region $(REGION)) $(if $(PROFILE),--profile $(PROFILE)) \
+  $(if $(JSON),--json)
+
+deploy: .venv/.installed  ## put the controller into your AWS account (STAGE= REGION= EMAIL= LIMIT= BUCKET= DRY=1 YES=1)
+	$(PY) -m spotrelay.cli deploy $(ACCOUNT_OPTIONS) $(if $(YES),--yes) $(if $(EMAIL),--email $(EMAIL)) $(if $(LIMIT),--limit $(LIMIT)) \
+	  $(if $(BUCKET),--bucket $(BUCKET)) $(if $(DRY),--dry-run)
+
+destroy: .venv/.installed  ## take it out again, all but the bucket (STAGE= REGION= DRAIN=1 YES=1)
+	$(PY) -m spotrelay.cli destroy $(ACCOUNT_OPTIONS) $(if $(YES),--yes) $(if $(DRAIN),--drain)
+
+doctor: .venv/.installed  ## what is wrong with a deployment, and how to mend it (STAGE= REGION= ONLINE=1 JSON=1)
+	$(PY) -m spotrelay.cli doctor $(ACCOUNT_OPTIONS) $(if $(ONLINE),--online)
+
 test: .venv/.installed  ## everything: unit, properties, contracts, and two rehearsals
 	$(PY) -m pytest
 
@@ -36,4 +50,4 @@ check: .venv/.installed  ## formatting, lint, types
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign test check format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test check format

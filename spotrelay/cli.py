@@ -13,6 +13,9 @@ import click
 from rich.console import Console
 
 from spotrelay.client import ApiRefused
+from spotrelay.commands.deploy import deploy, destroy
+from spotrelay.commands.doctor import doctor
+from spotrelay.commands.secret import secret
 from spotrelay.specfile import SpecFileError
 
 
@@ -20,6 +23,10 @@ from spotrelay.specfile import SpecFileError
 @click.version_option(package_name="spot-relay")
 def main() -> None:
     """Long training jobs on EC2 Spot, within a small monthly budget."""
+
+
+for each in (deploy, destroy, doctor, secret):
+    main.add_command(each)
 
 
 @main.command()
