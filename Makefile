@@ -44,10 +44,13 @@ doctor: .venv/.installed  ## what is wrong with a deployment, and how to mend it
 test: .venv/.installed  ## everything: unit, properties, contracts, and two rehearsals
 	$(PY) -m pytest
 
+fuzz: .venv/.installed  ## random months for the money, over 100,000 steps (about ten minutes; SEED=)
+	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_money_world.py --hypothesis-seed=$(SEED)
+
 check: .venv/.installed  ## formatting, lint, types
 	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
 
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test check format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz check format

@@ -20,7 +20,7 @@ from spotrelay.rehearsal.emulator import Emulator
 BUCKET = "spot-relay-dev-123456789012-us-east-1"
 # What the emulator does not have, or has otherwise: `service-quotas`; recovery of a table made by CloudFormation; the policy that
 # refuses plain HTTP, which would refuse everybody on loopback; and nobody gave an address.
-LACKING = {"quota", "table", "bucket", "mail"}
+LACKING = {"table", "bucket", "mail"}
 API_FUNCTION = "spot-relay-dev"
 
 
