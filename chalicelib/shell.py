@@ -63,18 +63,19 @@ class Shell:
         tried, and None says that there is nothing to tell. A command that fails keeps none of the others from being
         performed; its error rises at the end. Raises OverLimit for a renewal that the money does not cover.
         """
-        todo: list[Given] = [event]
-        run: Run | None = None
+        run, commands = self._change(name, event)
+        tried: set[ev.Command] = set()
         failed: Exception | None = None
-        while todo:
-            run, commands = self._change(name, todo.pop(0))
-            if run is None:
-                return None
-            for command in commands:
-                try:
-                    todo += self._perform(run, command)
-                except Exception as error:
-                    failed = failed or error
+        # One at a time: what is still to do is asked for again when the answer to it is in the run, so nothing is done twice.
+        while run is not None and (command := next((c for c in commands if c not in tried), None)):
+            tried.add(command)
+            try:
+                answer = self._perform(run, command)
+            except Exception as error:
+                failed = failed or error
+                continue
+            if answer is not None:
+                run, commands = self._change(name, answer)
         if failed:
             raise failed
         return run
@@ -106,24 +107,24 @@ class Shell:
     def _save(self, before: Run, after: Run, now: datetime) -> Run:
         return self.store.save(before, after, now, self.policy, notes(before, after), news(before, after))
 
-    def _perform(self, run: Run, command: ev.Command) -> list[ev.Event]:
-        """Do it, and say what came of it."""
+    def _perform(self, run: Run, command: ev.Command) -> ev.Event | None:
+        """Do it, and say what came of it; None when that is not known yet."""
         match command:
             case ev.StartInstance():
                 return self._start(run, run.attempts[command.attempt - 1])
             case ev.EndInstance():
                 self.ec2.end(command.instance_id)
-                return []
+                return None
             case ev.Settle():
-                return [self._settled(run, run.attempts[command.attempt - 1])]
+                return self._settled(run, run.attempts[command.attempt - 1])
             case ev.SetWatchdog():
                 if command.at is None:
                     self.watchdog.clear(command.instance_id)
                 else:
                     self.watchdog.set(command.instance_id, command.at, command.moves)
-                return [ev.WatchdogSet(command.attempt, command.at)]
+                return ev.WatchdogSet(command.attempt, command.at)
             case ev.Note():
-                return []
+                return None
 
     def _settled(self, run: Run, attempt: Attempt) -> ev.Settled:
         assert attempt.lease is not None
@@ -132,15 +133,15 @@ class Shell:
         usage = leases.usage(run, attempt, now, found, self.policy)
         return ev.Settled(attempt.number, attempt.lease.seq, usage, leases.credited(attempt, found))
 
-    def _start(self, run: Run, attempt: Attempt) -> list[ev.Event]:
+    def _start(self, run: Run, attempt: Attempt) -> ev.Event | None:
         assert attempt.launch is not None
         if self.clock() >= attempt.launch.asked_at + self.policy.replay_for:
             found = self.ec2.find(run.name, attempt)
-            return [found or ev.LaunchLost(attempt.number, attempt.launch.token)]
+            return found or ev.LaunchLost(attempt.number, attempt.launch.token)
         try:
-            return [self.ec2.launch(run.name, attempt)]
+            return self.ec2.launch(run.name, attempt)
         except Unanswered:
-            return []  # the saved request is replayed by the sweep
+            return None  # the saved request is replayed by the sweep
 
 
 def notes(before: Run, after: Run) -> tuple[ev.Note, ...]:
