@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from botocore.exceptions import ClientError
@@ -67,6 +67,8 @@ class Ec2Meter:
 
 
 def transition(reason: str) -> datetime | None:
-    """When EC2 says that the state changed."""
+    """When EC2 says that the state changed, at the latest: it names whole seconds, and the one it names is charged."""
     found = _TRANSITION.search(reason)
-    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) if found else None
+    if not found:
+        return None
+    return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) + timedelta(seconds=1)

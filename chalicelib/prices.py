@@ -22,6 +22,7 @@ _KEY = "PRICES"
 _FRESH = timedelta(minutes=5)  # Spot prices move over hours: asked again this soon, AWS would say the same
 _ON_DEMAND_FRESH, _ON_DEMAND_STALE = timedelta(days=1), timedelta(days=7)
 Zone = str
+_EVERYWHERE = "*"  # an on-demand price has no zone, and a name in DynamoDB has one character at least
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ class Prices:
             except (ClientError, BotoCoreError):
                 price = None
             if price is not None:
-                at, kept = now, {"": price}
+                at, kept = now, {_EVERYWHERE: price}
                 self._keep(f"on_demand#{instance_type}", now, kept)
         if at is None or now - at > _ON_DEMAND_STALE:
             return None
-        return Quote(kept[""], at, "pricing_api")
+        return Quote(kept[_EVERYWHERE], at, "pricing_api")
 
     def estimate(self, instance_type: str, now: datetime) -> Quote | None:
         """What an hour may cost at most, to show a person; never to launch on. The table only ever raises it."""

@@ -1,10 +1,11 @@
-"""A lease from its reservation to its last cent: what is settled always fits into what was reserved, month by month (I3)."""
+"""I3: a lease reserves at the highest price until its very end; what is settled is never more, in no calendar month."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -13,170 +14,271 @@ from hypothesis import strategies as st
 from chalicelib.core import leases
 from chalicelib.core.leases import Evidence
 from chalicelib.core.ledger import Entry, line_changes, movements
-from chalicelib.core.model import Attempt, Launch, Lease, Phase, PriceSource, Reason, Run, Usage
-from chalicelib.core.money import by_month
+from chalicelib.core.model import Attempt, Phase, PriceSource, Run
+from chalicelib.core.money import ZERO, by_month, rates
 from tests.core_world import OFFERS, POLICY, START, new_run
 
-HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-CAP, PRICE = Decimal("0.17"), Decimal("0.068")
-DISK, ADDRESS = Decimal("0.005480"), Decimal("0.005")
-HISTORY = PriceSource.SPOT_HISTORY
+CAP, SPOT = Decimal("0.34"), Decimal("0.068")
+DISK = 50
+HOUR = timedelta(hours=1)
+SPENT_FOR = POLICY.lease + POLICY.grace + POLICY.end_margin
 
 
-def attempt(lease: Lease | None = None, **facts: object) -> Attempt:
-    held = lease or leases.first(START, 1, CAP, 50, POLICY)
-    known = {"launch": Launch("token", OFFERS, START), "instance_id": "i-1", "pool": OFFERS[0].pool, **facts}
-    return Attempt(1, Phase.TRAINING, START, lease=held, **known)  # type: ignore[arg-type]
+def attempt(start: datetime = START, cap: Decimal = CAP, **changes: object) -> Attempt:
+    """Attempt 1 on an instance, with its first lease open."""
+    lease = leases.first(start, 1, cap, DISK, POLICY)
+    held = Attempt(1, Phase.TRAINING, start, lease=lease, instance_id="i-1", pool=OFFERS[0].pool, started_at=start)
+    return replace(held, **changes)  # type: ignore[arg-type]
 
 
-def ended(after: timedelta, **facts: object) -> Attempt:
-    return replace(attempt(**facts), phase=Phase.ENDED, ended_at=START + after)
+def ended(held: Attempt, at: datetime, **changes: object) -> Attempt:
+    return replace(held, phase=Phase.ENDED, ended_at=at, **changes)  # type: ignore[arg-type]
 
 
-def used(of: Attempt, now: timedelta, found: Evidence) -> Usage:
-    return leases.usage(new_run(), of, START + now, found, POLICY)
+def used(held: Attempt, now: datetime, found: Evidence | None = None) -> leases.Usage:
+    return leases.usage(new_run(), held, now, found or Evidence(None, None, "", SPOT, PriceSource.SPOT_HISTORY), POLICY)
 
 
-def seconds(usage: Usage) -> float:
-    return (usage.end - usage.start).total_seconds()
+def after(minutes: float, start: datetime = START) -> datetime:
+    return start + timedelta(minutes=minutes)
 
 
-def test_a_launch_reserves_the_highest_cap_until_lease_grace_and_ending_are_over() -> None:
-    lease = leases.first(START, 1, CAP, 50, POLICY)
-    assert lease.end - lease.start == timedelta(minutes=50)
-    assert lease.until - lease.end == timedelta(minutes=7)
-    assert lease.reserved == ((CAP + DISK + ADDRESS) * 57 / 60).quantize(Decimal("0.000001"))
+# -- reserving -------------------------------------------------------------------------------------------------------
 
 
-def test_it_shrinks_to_the_pool_that_ec2_chose_and_never_grows() -> None:
-    lease = leases.first(START, 1, CAP, 50, POLICY)
-    assert leases.shrunk(lease, Decimal("0.1"), 50, POLICY).reserved < lease.reserved
-    assert leases.shrunk(lease, Decimal("0.2"), 50, POLICY) == lease
+def test_a_launch_reserves_the_highest_cap_until_grace_and_ending_are_over() -> None:
+    lease = leases.first(START, 1, CAP, DISK, POLICY)
+    assert lease.until - START == SPENT_FOR == timedelta(minutes=57)
+    hourly = CAP + rates(ZERO, DISK, POLICY).disk + Decimal("0.005")
+    assert lease.rate == hourly
+    assert lease.reserved == pytest.approx(hourly * 57 / 60, abs=Decimal("0.000001"))
 
 
-def test_a_renewal_settles_the_slice_and_reserves_the_next_from_now() -> None:
-    before = attempt()
-    slice_ = used(before, 30 * MINUTE, Evidence(usd_hour=PRICE, source=HISTORY))
-    after = leases.renewed(before, slice_, START + 30 * MINUTE, POLICY)
-    assert after.lease
-    assert after.previous
-    assert (after.lease.seq, after.lease.start) == (2, START + 30 * MINUTE)
-    assert (after.previous.usage, after.cost) == (slice_, Decimal("0.039240"))
+@pytest.mark.parametrize(("chosen", "kept"), [("0.136", "0.136"), ("0.34", "0.34"), ("0.90", "0.34")])
+def test_the_reservation_shrinks_to_the_chosen_pool_and_never_grows(chosen: str, kept: str) -> None:
+    lease = leases.first(START, 1, CAP, DISK, POLICY)
+    shrunk = leases.shrunk(lease, Decimal(chosen), DISK, POLICY)
+    assert shrunk == replace(leases.first(START, 1, Decimal(kept), DISK, POLICY), seq=lease.seq)
 
 
-CASES = {
-    "the price in force": (Evidence(usd_hour=PRICE, source=HISTORY), PRICE, HISTORY),
-    "a price nobody names is the cap": (Evidence(), CAP, PriceSource.CAP),
-    "a price above the cap is the cap": (Evidence(usd_hour=Decimal(9), source=HISTORY), CAP, PriceSource.CAP),
-}
+def test_a_renewal_settles_the_slice_and_reserves_the_next_from_its_very_end() -> None:
+    held, now = attempt(), after(26)
+    usage = used(held, now)
+    renewed = leases.renewed(held, usage, now, POLICY)
+    assert renewed.previous == replace(held.lease, usage=usage)  # type: ignore[type-var]
+    assert renewed.lease == leases.first(now, 2, CAP, DISK, POLICY)
+    assert renewed.cost == by_month(rates(SPOT, DISK, POLICY).total, START, now, POLICY)["2026-11"]
 
 
-@pytest.mark.parametrize(("found", "price", "source"), CASES.values(), ids=CASES)
-def test_what_is_settled_is_charged_at(found: Evidence, price: Decimal, source: PriceSource) -> None:
-    usage = used(ended(20 * MINUTE), 20 * MINUTE, found)
-    assert (usage.rates.instance, usage.source, seconds(usage)) == (price, source, 1200)
+def test_what_passes_between_asking_the_price_and_writing_the_renewal_is_paid_by_the_next_slice() -> None:
+    held, asked = attempt(), after(26)
+    late = asked + timedelta(seconds=7)
+    renewed = leases.renewed(held, used(held, asked), late, POLICY)
+    assert renewed.lease
+    assert renewed.lease.start == asked
+    assert renewed.lease.end == late + POLICY.lease
 
 
-def test_ec2s_own_times_are_believed_within_ours() -> None:
-    found = Evidence(launched_at=START + timedelta(seconds=5), ended_at=START + 10 * MINUTE)
-    assert seconds(used(ended(11 * MINUTE), 12 * MINUTE, found)) == 595
-    early = Evidence(launched_at=START - HOUR, ended_at=START + 2 * HOUR)
-    assert seconds(used(ended(11 * MINUTE), 12 * MINUTE, early)) == 660
+# -- what was used ---------------------------------------------------------------------------------------------------
+
+DAY = timedelta(days=1)
+SECONDS = [
+    # what happened, seconds used, price, source
+    ("measured", ended(attempt(), after(10)), Evidence(None, None, "", SPOT), 600, SPOT, None),
+    (
+        "from the launch as EC2 says it",
+        ended(attempt(), after(10)),
+        Evidence(after(1), None, "", SPOT),
+        540,
+        SPOT,
+        None,
+    ),
+    ("until the end as EC2 says it", ended(attempt(), after(10)), Evidence(None, after(9), "", SPOT), 540, SPOT, None),
+    ("never longer than we saw it", ended(attempt(), after(10)), Evidence(None, after(11), "", SPOT), 600, SPOT, None),
+    ("a minute at least", ended(attempt(), after(0.2)), Evidence(None, None, "", SPOT), 60, SPOT, None),
+    ("a minute from its launch", ended(attempt(), after(1.1)), Evidence(after(1), None, "", SPOT), 60, SPOT, None),
+    ("never past the reservation", ended(attempt(), after(90)), Evidence(None, None, "", SPOT), 3420, SPOT, None),
+    ("no price: the cap", ended(attempt(), after(10)), Evidence(), 600, CAP, PriceSource.CAP),
+    ("a price above the cap: the cap", ended(attempt(), after(10)), Evidence(None, None, "", DISK), 600, CAP, None),
+    ("an end nobody can prove: all of it", ended(attempt(), after(10), end_proved=False), Evidence(), 3420, CAP, None),
+    ("still running", attempt(), Evidence(None, None, "", SPOT), 1560, SPOT, None),
+]
 
 
-def test_a_minute_is_charged_at_least_and_only_once_an_attempt() -> None:
-    assert seconds(used(ended(timedelta(seconds=4)), MINUTE, Evidence())) == 60
-    first = attempt()
-    later = leases.renewed(first, used(first, 30 * MINUTE, Evidence()), START + 30 * MINUTE, POLICY)
-    gone = replace(later, phase=Phase.ENDED, ended_at=START + 30 * MINUTE + timedelta(seconds=4))
-    assert seconds(used(gone, HOUR, Evidence())) == 4
+@pytest.mark.parametrize(
+    ("held", "found", "seconds", "price", "source"), [c[1:] for c in SECONDS], ids=[c[0] for c in SECONDS]
+)
+def test_used_is(held: Attempt, found: Evidence, seconds: int, price: Decimal, source: PriceSource | None) -> None:
+    usage = used(held, after(26), found)
+    assert (usage.end - usage.start).total_seconds() == seconds
+    assert usage.rates.instance == price
+    assert source in (None, usage.source)
 
 
-def test_an_end_that_nobody_can_prove_settles_everything() -> None:
-    lost = ended(2 * HOUR, end_proved=False)
-    usage = used(lost, 2 * HOUR, Evidence(usd_hour=PRICE, source=HISTORY))
+def test_an_end_that_nobody_can_prove_settles_all_that_was_reserved() -> None:
+    held = ended(attempt(), after(10), end_proved=False)
+    usage = used(held, after(30))
     assert usage.source is PriceSource.UNPROVED
-    assert leases.settled(lost, usage, False, POLICY).cost == lost.reserved
+    assert leases.settled(held, usage, False, POLICY).cost == held.reserved
 
 
-@pytest.mark.parametrize(("after", "source"), [(6 * MINUTE, PriceSource.NO_INSTANCE), (2 * HOUR, PriceSource.UNPROVED)])
-def test_a_launch_without_an_answer_is_free_only_while_ec2_remembers(after: timedelta, source: PriceSource) -> None:
-    unanswered = ended(after, instance_id=None, ended_by=Reason.LOST_CONTACT)
-    assert used(unanswered, after, Evidence()).source is source
+def test_what_no_instance_used_costs_nothing() -> None:
+    held = ended(replace(attempt(), instance_id=None), after(3))
+    usage = used(held, after(3))
+    assert usage.source is PriceSource.NO_INSTANCE
+    assert leases.settled(held, usage, False, POLICY).cost == 0
 
 
-SPOT = "Server.SpotInstanceTermination"
-CREDITS = {
-    "ec2 took it back after 59 minutes": (SPOT, 59 * MINUTE, True),
-    "after an hour it is charged": (SPOT, 60 * MINUTE, False),
-    "what we ended is charged": ("Client.UserInitiatedShutdown", 10 * MINUTE, False),
-    "without a reason it is charged": ("", 10 * MINUTE, False),
-}
+def test_the_minute_that_ec2_bills_at_least_is_paid_once_an_attempt() -> None:
+    held = attempt()
+    held = leases.renewed(held, used(held, after(26)), after(26), POLICY)
+    gone = ended(held, after(26) + timedelta(seconds=5))
+    usage = used(gone, after(27))
+    assert (usage.end - usage.start).total_seconds() == 5
 
 
-@pytest.mark.parametrize(("reason", "life", "free"), CREDITS.values(), ids=CREDITS)
-def test_the_first_hour(reason: str, life: timedelta, free: bool) -> None:
-    of = ended(life)
-    assert leases.credited(of, Evidence(START, START + life, reason)) is free
-    assert not leases.credited(attempt(), Evidence(START, START + life, reason)), "it lives"
-    assert not leases.credited(of, Evidence(None, START + life, reason)), "no proof"
+# -- what EC2 gives back ---------------------------------------------------------------------------------------------
+
+TOOK = "Server.SpotInstanceTermination"
 
 
-def test_a_credit_gives_back_the_instance_and_keeps_volume_and_address() -> None:
-    of = ended(30 * MINUTE)
-    usage = used(of, 30 * MINUTE, Evidence(usd_hour=PRICE, source=HISTORY))
-    after = leases.settled(of, usage, True, POLICY)
-    assert after.credited == Decimal("0.034000")
-    assert after.cost == Decimal("0.039240") - Decimal("0.034000")
+@pytest.mark.parametrize(
+    ("reason", "launched", "gone", "credit"),
+    [
+        (TOOK, START, after(59.9), True),
+        ("Server.SpotInstanceShutdown", START, after(5), True),
+        (TOOK, START, after(60), False),
+        ("Client.UserInitiatedShutdown", START, after(5), False),
+        ("Client.InstanceInitiatedShutdown", START, after(5), False),
+        ("", START, after(5), False),
+        (TOOK, None, after(5), False),
+        (TOOK, START, None, False),
+    ],
+)
+def test_only_what_ec2_itself_took_within_the_first_hour_is_free(
+    reason: str, launched: datetime | None, gone: datetime | None, credit: bool
+) -> None:
+    assert leases.credited(ended(attempt(), after(70)), Evidence(launched, gone, reason, SPOT)) is credit
+    assert not leases.credited(attempt(), Evidence(launched, gone, reason, SPOT))  # not while it runs
 
 
-moments = st.integers(0, 3 * 366 * 86400).map(lambda s: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=s))
-spans = st.timedeltas(timedelta(), timedelta(hours=3))
-prices = st.integers(0, 10**6).map(lambda n: Decimal(n) / 10**6)
+def test_a_credit_gives_back_the_instance_over_all_slices_and_not_disk_and_address() -> None:
+    held = leases.renewed(attempt(), used(attempt(), after(26)), after(26), POLICY)
+    gone = ended(held, after(50))
+    usage = used(gone, after(51))
+    paid, free = leases.settled(gone, usage, False, POLICY), leases.settled(gone, usage, True, POLICY)
+    around = (rates(ZERO, DISK, POLICY).total * 50 / 60).quantize(Decimal("0.0001"))
+    assert free.cost.quantize(Decimal("0.0001")) == around
+    assert free.credited == paid.cost - free.cost
+    again = sum((s.instance_usd for s in free.spent), ZERO)
+    assert again == 0
+
+
+# -- over the months' borders ----------------------------------------------------------------------------------------
+
+STARTS = st.one_of(
+    st.integers(0, 3 * 365 * 86_400).map(lambda s: datetime(2026, 6, 1, tzinfo=UTC) + timedelta(seconds=s)),
+    st.builds(
+        lambda year, month, before: datetime(year, month, 1, tzinfo=UTC) - before,
+        st.integers(2027, 2028),
+        st.sampled_from([1, 2, 3, 7]),
+        st.timedeltas(timedelta(), timedelta(hours=1)),
+    ),
+)
+PRICES = st.decimals("0.000001", "40", places=6)
+SHIFTS = st.sampled_from([timedelta(), timedelta(days=3, hours=5), timedelta(days=-10, seconds=7)])
 
 
 @given(
-    start=moments,
-    since=spans,
-    life=spans,
-    cap=prices,
-    price=prices,
-    shift=st.timedeltas(-31 * 24 * HOUR, 31 * 24 * HOUR),
+    STARTS, st.timedeltas(timedelta(), timedelta(hours=2)), PRICES, PRICES, st.integers(8, 1000), SHIFTS, st.booleans()
 )
-def test_in_every_month_what_is_settled_fits_into_what_was_reserved(
-    start: datetime, since: timedelta, life: timedelta, cap: Decimal, price: Decimal, shift: timedelta
+def test_what_is_settled_fits_each_month_of_what_was_reserved(
+    start: datetime, span: timedelta, cap: Decimal, price: Decimal, disk: int, shift: timedelta, proved: bool
 ) -> None:
     policy = replace(POLICY, month_shift=shift)
-    lease = leases.first(start, 1, cap, 50, policy)
-    of = replace(attempt(lease), phase=Phase.ENDED, ended_at=start + since + life)
-    found = Evidence(start + since, None, "", price, HISTORY)
-    usage = leases.usage(new_run(), of, start + since + life, found, policy)
-    held = by_month(lease.rate, lease.start, lease.until, policy)
-    assert all(usd <= held[month] for month, usd in leases.costs(usage, policy).items())
-    assert sum(held.values()) == lease.reserved
+    run = new_run(limits=replace(new_run().limits, disk_gb=disk))
+    lease = leases.first(start, 1, cap, disk, policy)
+    held = ended(replace(attempt(), lease=lease), start + span, end_proved=proved)
+    found = Evidence(None, None, "", price, PriceSource.SPOT_HISTORY)
+    usage = leases.usage(run, held, start + span, found, policy)
+    after_ = leases.settled(held, usage, False, policy)
+    reserved = by_month(lease.rate, lease.start, lease.until, policy)
+    assert sum(reserved.values()) == lease.reserved
+    assert all(s.usd <= reserved[s.month] for s in after_.spent)
+    assert sum(leases.costs(usage, policy).values(), ZERO) == after_.cost
+    moved = movements(run.put(held), run.put(after_), policy)
+    assert all(m.needs <= 0 for m in moved)
+    assert {m.month: -m.reserved for m in moved} == reserved
 
 
-def run_with(of: Attempt) -> Run:
-    return new_run().put(of)
+@given(STARTS, st.lists(st.timedeltas(timedelta(seconds=1), timedelta(minutes=56)), min_size=1, max_size=8), PRICES)
+def test_slices_sum_to_what_the_whole_would_have_cost_to_the_cent(
+    start: datetime, spans: list[timedelta], price: Decimal
+) -> None:
+    held, now = attempt(start, price), start
+    found = Evidence(None, None, "", price, PriceSource.SPOT_HISTORY)
+    for span in spans:
+        now = max(now + span, start + timedelta(minutes=1))
+        held = leases.renewed(held, used(held, now, found), now, POLICY)
+    whole = by_month(rates(price, DISK, POLICY).total, start, now, POLICY)
+    assert {s.month for s in held.spent} == set(whole)
+    for spent in held.spent:
+        assert ZERO <= spent.usd - whole[spent.month] < Decimal("0.00001") * len(spans)
 
 
-def test_what_moves_is_the_difference_and_a_repeat_moves_nothing() -> None:
-    before = run_with(attempt())
-    assert [m.reserved for m in movements(None, before, POLICY)] == [before.attempts[0].reserved]
-    usage = used(before.attempts[0], 30 * MINUTE, Evidence(usd_hour=PRICE, source=HISTORY))
-    after = run_with(leases.renewed(before.attempts[0], usage, START + 30 * MINUTE, POLICY))
-    (moved,) = movements(before, after, POLICY)
-    assert (moved.reserved, moved.settled) == (0, Decimal("0.039240"))
-    assert movements(after, after, POLICY) == ()
-    assert line_changes(after, after, POLICY) == ()
+@pytest.mark.parametrize("shift", [timedelta(), timedelta(days=2)])
+def test_a_lease_over_the_border_is_reserved_in_both_months(shift: timedelta) -> None:
+    policy = replace(POLICY, month_shift=shift)
+    start = datetime(2026, 12, 31, 23, 30, tzinfo=UTC) - shift
+    run = new_run()
+    lease = leases.first(start, 1, CAP, DISK, policy)
+    moved = movements(run, run.put(replace(attempt(), lease=lease)), policy)
+    assert [m.month for m in moved] == ["2026-12", "2027-01"]
+    assert moved[0].reserved == pytest.approx(moved[1].reserved * 30 / 27, abs=Decimal("0.000002"))
 
 
-def test_a_renewal_writes_two_lines_and_a_launch_that_never_was_leaves_none() -> None:
-    before = run_with(attempt())
-    usage = used(before.attempts[0], 30 * MINUTE, Evidence())
-    after = run_with(leases.renewed(before.attempts[0], usage, START + 30 * MINUTE, POLICY))
-    lines = [(c.seq, c.before, c.after.entry if c.after else None) for c in line_changes(before, after, POLICY)]
-    assert lines == [(1, Entry.RESERVED, Entry.SETTLED), (2, None, Entry.RESERVED)]
-    never = ended(MINUTE, instance_id=None, ended_by=Reason.NO_CAPACITY)
-    gone = run_with(leases.settled(never, used(never, MINUTE, Evidence()), False, POLICY))
-    assert [c.after for c in line_changes(before, gone, POLICY)] == [None]
+# -- from version to version -----------------------------------------------------------------------------------------
+
+
+def changes(before: Run | None, now: Run) -> list[tuple[int, Entry | None, Entry | None]]:
+    return [(c.seq, c.before, c.after.entry if c.after else None) for c in line_changes(before, now, POLICY)]
+
+
+def test_each_lease_has_one_line_that_is_reserved_then_settled() -> None:
+    empty, held = new_run(), attempt()
+    one = empty.put(held)
+    assert changes(empty, one) == [(1, None, Entry.RESERVED)]
+    renewed = leases.renewed(held, used(held, after(26)), after(26), POLICY)
+    two = one.put(renewed)
+    assert changes(one, two) == [(1, Entry.RESERVED, Entry.SETTLED), (2, None, Entry.RESERVED)]
+    gone = ended(renewed, after(40))
+    three = two.put(leases.settled(gone, used(gone, after(41)), True, POLICY))
+    assert changes(two, three) == [(2, Entry.RESERVED, Entry.SETTLED), (0, None, Entry.CREDIT)]
+    assert changes(three, three) == []
+    assert movements(three, three, POLICY) == ()
+
+
+def test_a_lease_that_no_instance_used_leaves_no_line() -> None:
+    held = replace(attempt(), instance_id=None, phase=Phase.ENDED, ended_at=after(1))
+    before = new_run().put(held)
+    unused = before.put(leases.settled(held, used(held, after(1)), False, POLICY))
+    assert changes(before, unused) == [(1, Entry.RESERVED, None)]
+    assert changes(new_run(), unused) == []
+    assert sum(m.needs for m in movements(before, unused, POLICY)) == -held.reserved
+
+
+def test_the_lines_of_a_run_sum_to_what_it_has_cost() -> None:
+    held = attempt(datetime(2026, 11, 30, 23, 50, tzinfo=UTC))
+    start = held.phase_since
+    run = new_run()
+    versions = [run, run.put(held)]
+    for minutes in (26, 52):
+        now = after(minutes, start)
+        held = leases.renewed(held, used(held, now), now, POLICY)
+        versions.append(run.put(held))
+    held = ended(held, after(55, start))
+    versions.append(run.put(leases.settled(held, used(held, after(56, start)), True, POLICY)))
+    lines: dict[int, Decimal] = {}
+    for old, new in pairwise(versions):
+        lines |= {c.seq: c.after.usd for c in line_changes(old, new, POLICY) if c.after}
+    assert sum(lines.values()) == versions[-1].attempts[0].cost

@@ -50,7 +50,8 @@ def renewed(attempt: Attempt, usage: Usage, now: datetime, policy: Policy) -> At
     assert lease is not None
     assert not lease.settled
     closed = replace(lease, usage=usage)
-    following = _lease(lease.seq + 1, now, now, lease.rate, policy)
+    # From where the slice ends, not from now: what passes while its price is asked is paid, too.
+    following = _lease(lease.seq + 1, usage.end, now, lease.rate, policy)
     return replace(attempt, previous=closed, lease=following, spent=_with(attempt.spent, usage, policy))
 
 
