@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from chalicelib.core import leases
 from chalicelib.core.leases import Evidence
 from chalicelib.core.ledger import Entry, line_changes, movements
-from chalicelib.core.model import Attempt, Phase, PriceSource, Run
+from chalicelib.core.model import Attempt, Launch, Phase, PriceSource, Reason, Run
 from chalicelib.core.money import ZERO, by_month, rates
 from tests.core_world import OFFERS, POLICY, START, new_run
 
@@ -120,6 +120,15 @@ def test_an_end_that_nobody_can_prove_settles_all_that_was_reserved() -> None:
     usage = used(held, after(30))
     assert usage.source is PriceSource.UNPROVED
     assert leases.settled(held, usage, False, POLICY).cost == held.reserved
+
+
+@pytest.mark.parametrize(("minutes", "source"), [(6, PriceSource.NO_INSTANCE), (120, PriceSource.UNPROVED)])
+def test_a_launch_without_an_answer_is_free_only_while_ec2_would_remember_its_instance(
+    minutes: int, source: PriceSource
+) -> None:
+    held = attempt(instance_id=None, launch=Launch("token", OFFERS, START))
+    lost = ended(held, after(minutes), ended_by=Reason.LOST_CONTACT)
+    assert used(lost, after(minutes)).source is source
 
 
 def test_what_no_instance_used_costs_nothing() -> None:
