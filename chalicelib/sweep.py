@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 from chalicelib.core import events as ev
@@ -149,7 +149,7 @@ def _account_for(shell: Shell, instance: Instance, around: Around, report: Repor
         if attempt.instance_id is None:
             shell.tell(run.name, ev.Tick())  # replays the launch or finds the instance by its tags: either adopts it
             return
-    if run is None and now - instance.launched_at < timedelta(minutes=1):
+    if run is None and now - instance.launched_at < shell.policy.young:
         return
     why = f"its run {instance.run!r} is not known" if run is None else f"no live attempt of {instance.run} has it"
     message = f"The instance {instance.instance_id} is ended: {why}."

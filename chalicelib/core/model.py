@@ -295,6 +295,7 @@ class Policy:
     heartbeat: timedelta = timedelta(seconds=30)
     heartbeat_urgent: timedelta = timedelta(seconds=5)
     silence: timedelta = timedelta(minutes=3)
+    young: timedelta = timedelta(minutes=1)  # an instance of a run that is not known is no stray yet
     claim_within: timedelta = timedelta(minutes=10)
     replay_for: timedelta = timedelta(minutes=5)
     notice: timedelta = timedelta(minutes=2)
