@@ -32,6 +32,7 @@ from progress import Progress
 from pulse import Pulse
 from trainer import become_subreaper
 
+REPORT_PATIENCE_S, POWER_OFF_S = 120, 60  # of the lease's last four minutes
 CLAIM_PATIENCE_S = 540  # the controller counts ten minutes without a claim as a failed boot
 
 
@@ -204,7 +205,7 @@ class Attempt:
             ending.message = self.redact(ending.message)
             body = ending.body(self.leg.step if self.leg else None)
             try:
-                answer = self.api.exit(body, self.clock.scaled(120, 15))
+                answer = self.api.exit(body, self._patience())
                 linger = float(answer.get("linger_s") or 0) if isinstance(answer, dict) else 0.0
             except (Refused, Unreachable) as error:
                 self._say(f"the controller did not take the report: {error}")
@@ -213,6 +214,12 @@ class Attempt:
                 if self.courier and not ending.silent:
                     self.courier.ship(everything=True)
         self.clock.sleep(linger)
+
+    def _patience(self) -> float:
+        """How long to try to report, in seconds: never beyond the lease, which a controller that is away can't renew."""
+        left = self.pulse.seconds_left()
+        most = self.clock.scaled(REPORT_PATIENCE_S, 15)
+        return most if left is None else max(0.0, min(most, left - self.clock.scaled(POWER_OFF_S)))
 
     # -- small things ------------------------------------------------------------------------------------------------
 
