@@ -85,8 +85,8 @@ class Storage:
         if before is None:
             put["ConditionExpression"] = "attribute_not_exists(pk)"
         else:
-            put["ConditionExpression"] = "stored.seq = :seq AND stored.#month = :month"
-            put["ExpressionAttributeNames"] = {"#month": "month"}
+            put["ConditionExpression"] = "#stored.seq = :seq AND #stored.#month = :month"
+            put["ExpressionAttributeNames"] = {"#stored": "stored", "#month": "month"}  # both are reserved words
             put["ExpressionAttributeValues"] = to_item({":seq": before.seq, ":month": before.month})
         moves = []
         for account in accounts:
