@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -12,6 +14,10 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
+
+# Every route may be called twice: a repeat changes nothing (DESIGN, I7). A cold start or a throttle is over in a moment.
+_PASSING = (429, 500, 502, 503, 504)
+_TRIES, _FIRST_PAUSE_S = 4, 0.2
 
 
 class ApiRefused(Exception):
@@ -27,7 +33,7 @@ class ApiUnreachable(Exception):
 
 
 class Client:
-    """One deployment's API. `url` has no slash at its end."""
+    """One deployment's API. `url` has no slash at its end. What passes by itself (5xx, throttles) is tried four times."""
 
     def __init__(self, session: boto3.Session, url: str) -> None:
         self._session, self.url = session, url
@@ -36,10 +42,23 @@ class Client:
     def get(self, *path: str, **query: str | int | None) -> Any:
         return self._call("GET", path, query)
 
-    def post(self, *path: str, body: object = None) -> Any:
-        return self._call("POST", path, {}, body)
+    def post(self, *path: str, body: object = None, **query: str | int | None) -> Any:
+        return self._call("POST", path, query, body)
+
+    def put(self, *path: str, body: object) -> Any:
+        return self._call("PUT", path, {}, body)
 
     def _call(self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: object = None) -> Any:
+        for tried in range(1, _TRIES + 1):
+            try:
+                return self._once(method, path, query, body)
+            except ApiRefused as refused:
+                if refused.status not in _PASSING or tried == _TRIES:
+                    raise
+            time.sleep(_FIRST_PAUSE_S * 2 ** (tried - 1) * (0.5 + random.random()))
+        raise AssertionError("unreachable")
+
+    def _once(self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: object = None) -> Any:
         url = "/".join([self.url, *(quote(part, safe="") for part in path)])
         given = {name: value for name, value in query.items() if value is not None}
         if given:

@@ -67,7 +67,7 @@ def standing(run: Mapping[str, Any], watch: Watch, total: int | None) -> Rendera
 def summary(report: Mapping[str, Any]) -> RenderableType:
     """The report as a table and a verdict."""
     table = Table(box=None)
-    for head in ("scenario", "status", "attempts: steps", "lost", "pause", "calls to relaunch", "cost"):
+    for head in ("scenario", "status", "attempts: steps", "lost", "pause", "calls to relaunch", "cost", "billed"):
         table.add_column(head, no_wrap=True)
     for run in report["runs"]:
         good = not run["problems"]
@@ -79,6 +79,7 @@ def summary(report: Mapping[str, Any]) -> RenderableType:
             f"{run['downtime_s']:.1f} s",
             str(run["relaunch_calls"] if run["relaunch_calls"] is not None else "–"),
             f"${run['cost_usd']}",
+            f"${run['billed_usd']}" if run["billed_usd"] else "–",
             style=None if good else "red",
         )
     lines: list[RenderableType] = [Text(""), table, Text("")]

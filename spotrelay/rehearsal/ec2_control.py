@@ -82,6 +82,10 @@ class HostControl:
         """Take an instance away with no warning."""
         self._call("/kill", id=instance_id)
 
+    def disarm(self, instance_id: str) -> None:
+        """Take back the power-off that the instance has asked for, as if its machine had hung."""
+        self._call("/poweroff", id=instance_id, cancel=True)
+
     def rebalance(self, instance_id: str) -> None:
         self._call("/rebalance", id=instance_id)
 

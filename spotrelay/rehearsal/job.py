@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from chalicelib.contracts.spec import RunSpec, parse
 from spotrelay.specfile import read
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/quickstart"
+_STEPS_PER_CHECKPOINT = 10000  # the quickstart's own; its --pace is seconds between checkpoints
 _GIT = ("-c", "user.name=rehearsal", "-c", "user.email=rehearsal@localhost", "-c", "init.defaultBranch=main")
 
 
@@ -40,9 +42,14 @@ class Job:
     repo: Path
     ours: bool  # the quickstart: its uninterrupted end can be known in seconds
 
-    def named(self, name: str) -> dict[str, Any]:
-        """The spec under another name."""
-        return {**self.document, "name": name}
+    def named(self, name: str, lasts_s: float | None = None) -> dict[str, Any]:
+        """The spec under another name; `lasts_s` is how long the quickstart is then made to train, at least."""
+        command = str(self.document["command"])
+        steps = re.search(r"--total_timesteps (\d+)", command)
+        if self.ours and lasts_s is not None and steps:
+            pace = lasts_s * _STEPS_PER_CHECKPOINT / int(steps[1])
+            command = re.sub(r"--pace \S+", f"--pace {pace:g}", command)
+        return {**self.document, "name": name, "command": command}
 
 
 def prepare(folder: Path, run: Path | None, repo: Path | None, overrides: Mapping[str, str] | None = None) -> Job:

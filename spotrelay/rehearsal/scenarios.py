@@ -1,78 +1,37 @@
-"""What goes wrong in a rehearsal. A scenario looks at the run a few times a second and does its mischief when it is time."""
+"""What can go wrong in a rehearsal, by name. A plot looks at the run a few times a second and strikes when it is time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 from spotrelay.rehearsal.ec2_control import HostControl
-from spotrelay.rehearsal.watch import Watch
+from spotrelay.rehearsal.plot_budget import BudgetEnd
+from spotrelay.rehearsal.plot_outage import ControllerAndAgentDown, ControllerDown
+from spotrelay.rehearsal.plot_strays import Strays
+from spotrelay.rehearsal.scene import Plot, Scenario, Scene
 
-WARNING = "EC2 Spot Instance Interruption Warning"
-
-
-@dataclass
-class Scene:
-    """What a scenario sees and can do. `run` is the API's view, None before there is one; `at_step` is when to strike.
-
-    `published` are the steps of whole checkpoints in the order they were first seen.
-    """
-
-    control: HostControl
-    watch: Watch
-    pools: list[tuple[str, str]]
-    at_step: int
-    say: Callable[[str], None]
-    hide_agent: Callable[[bool], None]
-    run: Mapping[str, Any] | None = None
-    published: list[int] = field(default_factory=list)
-    done: set[str] = field(default_factory=set)
-    mark: int = 0
-
-    def once(self, what: str) -> bool:
-        """True the first time."""
-        if what in self.done:
-            return False
-        self.done.add(what)
-        return True
-
-    def attempt(self, number: int) -> Mapping[str, Any] | None:
-        attempts = self.run["attempts"] if self.run else []
-        return attempts[number - 1] if len(attempts) >= number else None
-
-    def instance(self, number: int) -> str | None:
-        """The attempt's instance, while EC2 has it running."""
-        found = self.watch.instances.get(number)
-        return found["id"] if found and found["state"] == "running" else None
-
-    def reached(self) -> bool:
-        """Whether the first attempt is where it is to be struck; without a progress file, after three checkpoints."""
-        if self.watch.last(1):
-            return self.watch.last(1) >= self.at_step
-        return len(self.published) >= 3
-
-    def interrupt(self, number: int) -> None:
-        instance = self.instance(number)
-        if instance and self.once(f"interrupt {number}"):
-            self.say(f"EC2 warns attempt {number} at step {self.watch.last(number)}")
-            self.control.interrupt(instance)
-
-    def refuse_all(self, refuse: bool) -> None:
-        for kind, zone in self.pools:
-            self.control.pool(kind, zone, capacity=0 if refuse else None, reset=not refuse)
+# A lease of a minute, so that it ends while somebody watches, and prices at which that minute costs cents.
+MONEY_SCALE, MONEY_DEARER = 0.02, 100.0
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """`strike` is called again and again; `warned` says that no step may be lost; `attempts` must have had a part."""
+class _Simple(Plot):
+    """A plot that is one function, called again and again."""
 
-    name: str
-    summary: str
-    strike: Callable[[Scene], None]
-    prepare: Callable[[HostControl], None] = lambda control: None
-    warned: bool = True
-    attempts: int = 2
+    def __init__(self, scene: Scene, strike: Callable[[Scene], None], prepare: Callable[[HostControl], None]) -> None:
+        super().__init__(scene)
+        self._strike, self._prepare = strike, prepare
+
+    def prepare(self) -> None:
+        self._prepare(self.scene.control)
+
+    def strike(self) -> None:
+        self._strike(self.scene)
+
+
+def simple(
+    strike: Callable[[Scene], None], prepare: Callable[[HostControl], None] = lambda control: None
+) -> Callable[[Scene], Plot]:
+    return lambda scene: _Simple(scene, strike, prepare)
 
 
 def _warned(scene: Scene) -> None:
@@ -113,42 +72,66 @@ def _twice(scene: Scene) -> None:
 def _boot_failure(scene: Scene) -> None:
     if scene.reached() and scene.once("break"):
         scene.say("the agent vanishes from the bucket: the next instance can't boot")
-        scene.hide_agent(True)
+        scene.stage.hide_agent(True)
     _warned(scene)
     second = scene.attempt(2)
     if second and second["ended_by"] and scene.once("mend"):
         scene.say("the agent is back")
-        scene.hide_agent(False)
+        scene.stage.hide_agent(False)
 
 
 SCENARIOS = {
     s.name: s
     for s in (
-        Scenario("calm", "nothing goes wrong", lambda scene: None, attempts=1),
-        Scenario("warned", "EC2 warns, the replacement boots while the old instance trains on", _warned),
-        Scenario("unwarned", "EC2 takes the instance away without a word", _unwarned, warned=False),
+        Scenario("calm", "nothing goes wrong", attempts=1),
+        Scenario("warned", "EC2 warns, the replacement boots while the old instance trains on", simple(_warned)),
+        Scenario("unwarned", "EC2 takes the instance away without a word", simple(_unwarned), warned=False),
         Scenario(
             "lost-events",
             "no EC2 event arrives; the sweep finds out",
-            _unwarned,
-            lambda control: control.event_mode("lose"),
+            simple(_unwarned, lambda control: control.event_mode("lose")),
             warned=False,
         ),
-        Scenario("no-capacity", "every pool refuses the replacement for a while", _no_capacity),
+        Scenario("no-capacity", "every pool refuses the replacement for a while", simple(_no_capacity)),
         Scenario(
             "quota",
             "5 vCPU: the replacement starts when the old instance is gone",
-            _warned,
-            lambda control: control.quota(5),
+            simple(_warned, lambda control: control.quota(5)),
         ),
         Scenario(
             "duplicate-events",
             "every event arrives twice",
-            _warned,
-            lambda control: control.event_mode("duplicate"),
+            simple(_warned, lambda control: control.event_mode("duplicate")),
         ),
-        Scenario("boot-failure", "the replacement never boots; another one does", _boot_failure, attempts=3),
-        Scenario("twice", "the replacement is interrupted in the middle of the handoff", _twice, attempts=3),
+        Scenario("boot-failure", "the replacement never boots; another one does", simple(_boot_failure), attempts=3),
+        Scenario("twice", "the replacement is interrupted in the middle of the handoff", simple(_twice), attempts=3),
+        Scenario("strays", "instances and a volume that no run accounts for, beside the run", Strays, attempts=1),
+        Scenario(
+            "budget-end",
+            "the month's money ends in mid-training; the run waits for the next month",
+            BudgetEnd,
+            time_scale=MONEY_SCALE,
+            dearer=MONEY_DEARER,
+            lasts_s=40,
+        ),
+        Scenario(
+            "controller-down",
+            "no function runs until after the lease's end; the instance ends itself",
+            ControllerDown,
+            time_scale=MONEY_SCALE,
+            dearer=MONEY_DEARER,
+            when=(0.1, 0.25),
+            lasts_s=70,
+        ),
+        Scenario(
+            "controller-and-agent-down",
+            "the machine hangs as well: only the Scheduler's entry is left to end it",
+            ControllerAndAgentDown,
+            warned=False,
+            time_scale=MONEY_SCALE,
+            dearer=MONEY_DEARER,
+            lasts_s=32,
+        ),
     )
 }
 

@@ -13,11 +13,12 @@ from typing import Any
 
 from botocore.config import Config
 
-from spotrelay import deploying
+from spotrelay import bundle, deploying
 from spotrelay.client import Client
 from spotrelay.deploying import Deployment
 from spotrelay.rehearsal.ec2_control import Ec2Host, HostControl
 from spotrelay.rehearsal.emulator import Emulator
+from spotrelay.rehearsal.mail import Mailbox
 
 STAGE = "rehearsal"
 SWEEP_S = 60
@@ -38,12 +39,14 @@ class Stage:
         self.sweeps = 0
         self.sweep_errors: list[str] = []
         self.sweeping = True
+        self.calendar_shift_s = 0.0
         self._sweep_lock = threading.Lock()
 
     control: HostControl
     emulator: Emulator
     deployment: Deployment
     api: Client
+    mailbox: Mailbox
 
     def __enter__(self) -> Stage:
         try:
@@ -81,6 +84,7 @@ class Stage:
             say=self._say,
         )
         self.api = Client(self.emulator.session(), self.deployment.api_url)
+        self.mailbox = Mailbox(self.client, self.deployment.resources.TopicArn)
         self._open.callback(self._keep_logs)
         sweeper = threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True)
         sweeper.start()
@@ -113,6 +117,47 @@ class Stage:
         self.sweeps += 1
         if answer.get("FunctionError"):
             self.sweep_errors.append(answer["Payload"].read().decode()[:2000])
+
+    @contextlib.contextmanager
+    def between_sweeps(self) -> Iterator[None]:
+        """No sweep is under way while it lasts."""
+        with self._sweep_lock:
+            yield
+
+    def shift_calendar(self, seconds: float) -> None:
+        """Let the controller's calendar, and nothing else, be so far ahead, from the next call on."""
+        functions = self.client("lambda")
+        with self._sweep_lock:
+            for page in functions.get_paginator("list_functions").paginate():
+                for name in (each["FunctionName"] for each in page["Functions"]):
+                    if name.startswith(f"spot-relay-{STAGE}"):
+                        env = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+                        changed = {**env, "MONTH_SHIFT_S": f"{seconds:.3f}"}
+                        functions.update_function_configuration(FunctionName=name, Environment={"Variables": changed})
+            self.calendar_shift_s = float(f"{seconds:.3f}")
+
+    def pools(self, types: list[str]) -> list[tuple[str, str]]:
+        """Every instance type and zone that EC2 offers of these types."""
+        offered = self.client("ec2").describe_instance_type_offerings(
+            LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": types}]
+        )
+        return sorted((o["InstanceType"], o["Location"]) for o in offered["InstanceTypeOfferings"])
+
+    def raise_prices(self, types: list[str], factor: float) -> None:
+        """Multiply the Spot prices of these types' pools. Prices that were asked before are kept for minutes."""
+        for kind, zone in self.pools(types):
+            price = self.control.prices(kind, zone)[-1]["usd_hour"]
+            self.control.pool(kind, zone, price=round(price * factor, 4))
+
+    def hide_agent(self, hide: bool) -> None:
+        """Take the agent's bundle out of the bucket's place for it, or put it back."""
+        s3, bucket = self.client("s3"), self.deployment.resources.BucketName
+        key = bundle.key(self.deployment.agent_sha256)
+        if hide:
+            s3.copy_object(Bucket=bucket, Key=f"hidden/{key}", CopySource={"Bucket": bucket, "Key": key})
+            s3.delete_object(Bucket=bucket, Key=key)
+        else:
+            s3.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": f"hidden/{key}"})
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
