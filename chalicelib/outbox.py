@@ -15,7 +15,7 @@ from chalicelib.core.news import Kind, News
 DIGEST_AFTER = timedelta(hours=1)
 _BOX = "OUTBOX"
 _MOST = 100  # a pass; what is left waits for the next
-_SUBJECT = 100  # what SNS takes
+_SUBJECT = 99  # less than 100 characters (SNS API reference, Publish)
 
 
 def outbox_item(news: News, key: str, now: datetime) -> dict[str, Any]:
@@ -44,7 +44,9 @@ class Outbox:
         digest = [item for item in waiting if Kind(item["kind"]).digest]
         for item in urgent:
             self._publish(item["subject"], item["message"], [item])
-        if digest and (urgent or datetime.fromisoformat(digest[0]["at"]) <= now - digest_after):
+        # Behind a full page there may be urgent news: what can wait makes room.
+        full = len(waiting) == _MOST
+        if digest and (urgent or full or datetime.fromisoformat(digest[0]["at"]) <= now - digest_after):
             subject = digest[0]["subject"] if len(digest) == 1 else f"Spot Relay: {len(digest)} relaunches"
             self._publish(subject, "\n".join(f"{i['at'][:19]}Z  {i['message']}" for i in digest), digest)
             return len(waiting)
