@@ -15,7 +15,7 @@ from chalicelib.core.news import Kind, News
 DIGEST_AFTER = timedelta(hours=1)
 _BOX = "OUTBOX"
 _MOST = 100  # a pass; what is left waits for the next
-_SUBJECT = 100  # what SNS takes
+_SUBJECT = 99  # less than 100 characters (SNS API reference, Publish)
 
 
 def outbox_item(news: News, key: str, now: datetime) -> dict[str, Any]:
@@ -47,7 +47,9 @@ class Outbox:
         digest = [item for item in waiting if Kind(item["kind"]).digest]
         for item in urgent:
             self._publish(item["subject"], item["message"], [item])
-        if not digest or not (urgent or datetime.fromisoformat(digest[0]["at"]) <= now - digest_after):
+        # Behind a full page there may be urgent news: what can wait makes room.
+        full = len(waiting) == _MOST
+        if not digest or not (urgent or full or datetime.fromisoformat(digest[0]["at"]) <= now - digest_after):
             return len(urgent)
         for run in dict.fromkeys(item.get("run") for item in digest):
             items = [item for item in digest if item.get("run") == run]

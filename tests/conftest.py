@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-import boto3
 import pytest
 from hypothesis import Phase, settings
 from moto import mock_aws
 
 from chalicelib.store import Store
+from tests.hooks import aws
 
 TABLE = "spot-relay-test"
 # What the random worlds tried, summed over the session and printed at its end.
@@ -38,7 +38,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     with mock_aws():
-        client = boto3.client("dynamodb", region_name="us-east-1")
+        client = aws("dynamodb")
         make_table(client)
         yield Store(client, TABLE, Decimal(20))
 

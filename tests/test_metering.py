@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 
@@ -18,7 +17,7 @@ from chalicelib.metering import Ec2Meter, transition
 from chalicelib.prices import Quote
 from chalicelib.store import Store
 from tests.core_world import POLICY, START, new_run
-from tests.hooks import answers
+from tests.hooks import answers, aws
 
 SPOT, ON_DEMAND = Decimal("0.068"), Decimal("0.17")
 NOW = START + timedelta(minutes=40)
@@ -41,7 +40,7 @@ class FakePrices:
 
 class Metered:
     def __init__(self) -> None:
-        self.ec2, self.prices = boto3.client("ec2", region_name="us-east-1"), FakePrices()
+        self.ec2, self.prices = aws("ec2"), FakePrices()
         self.meter = Ec2Meter(lambda: self.ec2, lambda: self.prices)  # type: ignore[arg-type,return-value]
 
     def described(self, *instances: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import boto3
 import pytest
 
 from chalicelib import pools
@@ -17,7 +16,7 @@ from chalicelib.prices import Prices
 from chalicelib.store import Store
 from tests.conftest import TABLE
 from tests.core_world import POLICY, START
-from tests.hooks import Answer, answers
+from tests.hooks import Answer, answers, aws
 
 KIND, ZONE = "c6i.xlarge", "us-east-1a"
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -69,8 +68,8 @@ class Market:
 
 @pytest.fixture
 def market(store: Store) -> Market:
-    ec2 = boto3.client("ec2", region_name="us-east-1")
-    pricing = boto3.client("pricing", region_name="us-east-1")
+    ec2 = aws("ec2")
+    pricing = aws("pricing")
     make = lambda: Prices(lambda: ec2, lambda: pricing, store._client, TABLE, "us-east-1", POLICY)  # noqa: E731
     return Market(ec2, pricing, make)
 

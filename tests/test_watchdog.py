@@ -7,14 +7,13 @@ from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from chalicelib.store import Store
 from chalicelib.watchdog import Watchdog
 from tests.core_world import START
-from tests.hooks import answers, counted, lose_answer
+from tests.hooks import answers, aws, counted, lose_answer
 
 GROUP, ROLE, ID = "spot-relay-test", "arn:aws:iam::123456789012:role/spot-relay-test-scheduler", "i-00000001"
 LATER = START + timedelta(minutes=55)
@@ -22,7 +21,7 @@ LATER = START + timedelta(minutes=55)
 
 class Scheduled:
     def __init__(self) -> None:
-        self.client = boto3.client("scheduler", region_name="us-east-1")
+        self.client = aws("scheduler")
         self.client.create_schedule_group(Name=GROUP)
         self.watchdog = Watchdog(lambda: self.client, GROUP, ROLE)
         self.calls = counted(self.client, ["CreateSchedule", "UpdateSchedule", "DeleteSchedule"])
