@@ -9,8 +9,8 @@ from time import monotonic, sleep
 from spotrelay.rehearsal.outcome import Outcome
 from spotrelay.rehearsal.scene import Plot, Scene
 
-# From the preparation to the month's turn, scaled: a lease and its grace lie before it, and the next one nearly whole.
-TURN_S = 4500
+# From the preparation to the month's turn, scaled: the first lease and all of a renewed one lie before it, graces included.
+TURN_S = 5400
 # What storage may hold of the next month: a GB for each run that lives (core/storage), rounded up.
 SPARE_USD, CENT = Decimal("0.025"), Decimal("0.01")
 # Above the price, below the cap: the slice in which it held for a moment is settled at it.
