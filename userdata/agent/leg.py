@@ -146,6 +146,9 @@ class Leg:
         number = _SIGNALS.get(str(plan.get("checkpoint", "on_notice") or "none"))
         bound = self._time_to_save()
         step = self.watcher.last_step
+        if number is signal.SIGTERM:
+            # What it saves now is its last word: looked at once when it has ended, so that it is published as final.
+            self.courier.unwatch()
         if number is not None:
             job.signal(number)
         if number is signal.SIGUSR1:
