@@ -42,7 +42,7 @@ def measured(before: Stored | None, size: int, headroom: int, now: datetime, pol
     if before is not None and before.month != month:
         rest = before.days - before.day + 1
         if before.reserved:
-            usd = _settled(before, rest, policy)
+            usd = _settled(before, size, rest, policy)
             closed = (replace(before, seq=before.seq + 1, day=before.days + 1, reserved=ZERO, settled=usd),)
         before = None
     if before is None:
@@ -50,7 +50,7 @@ def measured(before: Stored | None, size: int, headroom: int, now: datetime, pol
         reserved = _usd(size + headroom, days - day + 1, days, policy)
         return (*closed, replace(fresh, reserved=reserved, headroom=headroom))
     passed = day - before.day
-    settled = _settled(before, passed, policy)
+    settled = _settled(before, size, passed, policy)
     most = max(size, 0 if passed else before.most)
     reserved = _usd(max(most, size + headroom), days - day + 1, days, policy)
     after = replace(
@@ -73,9 +73,10 @@ def within(before: Stored | None, after: Stored, free: Decimal) -> Stored:
     return replace(after, reserved=min(after.reserved, room))
 
 
-def _settled(before: Stored, days: int, policy: Policy) -> Decimal:
-    """With so many more days settled, out of what is reserved for them."""
-    return before.settled + min(before.reserved, _usd(before.most, days, before.days, policy))
+def _settled(before: Stored, size: int, days: int, policy: Policy) -> Decimal:
+    """With so many more days settled, out of what is reserved for them, at the most that can have been there."""
+    most = max(before.most, size)
+    return before.settled + min(before.reserved, _usd(most, days, before.days, policy))
 
 
 def _usd(size: int, days: int, of: int, policy: Policy) -> Decimal:
