@@ -289,8 +289,7 @@ def _flag(name: str) -> bool:
 
     given = _query().get(name, "false").lower()
     if given not in ("true", "false"):
-        wrong = {"field": name, "value": given[:200], "message": "must be true or false"}
-        raise ApiError(400, "bad_request", f"{name}: must be true or false.", (wrong,))
+        raise ApiError.wrong_field(name, given, "must be true or false")
     return given == "true"
 
 

@@ -103,6 +103,14 @@ class Controller:
         return self.client("s3")
 
     @cached_property
+    def sns(self) -> Any:
+        return self.client("sns")
+
+    @cached_property
+    def service_quotas(self) -> Any:
+        return self.client("service-quotas")
+
+    @cached_property
     def scheduler(self) -> Any:
         return self.client("scheduler")
 
@@ -117,7 +125,7 @@ class Controller:
 
     @cached_property
     def quotas(self) -> Quotas:
-        return Quotas(lambda: self.ec2, lambda: self.client("service-quotas"))
+        return Quotas(lambda: self.ec2, lambda: self.service_quotas)
 
     @cached_property
     def acts(self) -> Acts:
@@ -125,7 +133,7 @@ class Controller:
 
     @cached_property
     def outbox(self) -> Outbox:
-        return Outbox(self.dynamodb, self.settings.table, lambda: self.client("sns"), self.settings.topic_arn)
+        return Outbox(self.dynamodb, self.settings.table, lambda: self.sns, self.settings.topic_arn)
 
     @cached_property
     def storage(self) -> Storage:
@@ -160,6 +168,12 @@ class Controller:
     def priced(self, instance_types: list[str], market: str) -> tuple[Priced, ...]:
         """The pools a run may use now, and their prices. Raises pools.PriceUnknown."""
         return priced(self.ec2, self.prices, instance_types, market, self.region, self.clock())
+
+    def offers_if_old(self, run: Run) -> ev.Priced | None:
+        """Today's offers when the run's have grown old; None while they are young, and when EC2 names no price."""
+        if run.offered_at and self.clock() - run.offered_at < self.policy.price_age:
+            return None
+        return self.fresh_offers(run)
 
     def fresh_offers(self, run: Run) -> ev.Priced | None:
         """Today's offers of a run's pools; None when EC2 names no price."""

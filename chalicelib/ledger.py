@@ -15,7 +15,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from chalicelib.codec import from_item, plain, to_item
-from chalicelib.core.ledger import Line, LineChange, Movement
+from chalicelib.core.ledger import LineChange, Movement
 from chalicelib.core.money import ZERO
 
 ACCOUNT = ("limit", "free", "reserved", "settled")
@@ -181,7 +181,7 @@ class Ledger:
             }
         if change.after is None:
             return {"Delete": {"TableName": self._table, "Key": to_item(key), **condition}}
-        return {"Put": {"TableName": self._table, "Item": to_item({**key, **_plain_line(change.after)}), **condition}}
+        return {"Put": {"TableName": self._table, "Item": to_item({**key, **plain(change.after)}), **condition}}
 
     def _part(self, run: str, move: Movement) -> dict[str, Any]:
         return {
@@ -220,7 +220,3 @@ def _sum(a: Movement, b: Movement) -> Movement:
 
 def _sums(item: dict[str, Any]) -> dict[str, Decimal]:
     return {name: item.get(name, ZERO) for name in ("reserved", "settled")}
-
-
-def _plain_line(line: Line) -> dict[str, Any]:
-    return dict(plain(line))

@@ -43,7 +43,7 @@ def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
 
 def _subscribe(c: Controller, spec: specs.RunSpec) -> None:
     if spec.notify and c.settings.topic_arn:
-        subscribe(c.client("sns"), c.settings.topic_arn, spec.name, spec.notify)
+        subscribe(c.sns, c.settings.topic_arn, spec.name, spec.notify)
 
 
 def _same_run(c: Controller, name: str, digest: str) -> dict[str, Any] | None:
@@ -111,14 +111,14 @@ def list_runs(c: Controller, query: Mapping[str, str]) -> dict[str, Any]:
     limit = _limit(query)
     wanted = query.get("status")
     if wanted is not None and wanted not in Status.__members__:
-        raise _wrong("status", wanted, f"is no status; there are {', '.join(Status)}")
+        raise ApiError.wrong_field("status", wanted, f"is no status; there are {', '.join(Status)}")
     cursor: str | None = query.get("cursor") or None
     found: list[dict[str, Any]] = []
     while True:
         try:
             names, cursor = c.records.runs(limit - len(found), cursor)
         except BadCursor as error:
-            raise _wrong("cursor", str(error), "is none that was answered; begin without one") from error
+            raise ApiError.wrong_field("cursor", str(error), "is none that was answered; begin without one") from error
         for name in names:
             run = c.store.load(name)
             if run is not None and wanted in (None, run.status.value):
@@ -136,7 +136,9 @@ def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None =
     if run.status.ended and not (what == "cancel" and run.status is Status.CANCELLED):
         raise ApiError(409, "ended", f"The run {name!r} has ended ({run.status.value}); it can't {what} any more.")
     if cost_usd is not None and cost_usd < run.limits.cost_usd:
-        raise _wrong("cost_usd", str(cost_usd), f"must be at least limits.cost_usd, {run.limits.cost_usd}")
+        raise ApiError.wrong_field(
+            "cost_usd", str(cost_usd), f"must be at least limits.cost_usd, {run.limits.cost_usd}"
+        )
     asked: ev.Event
     match what:
         case "cancel":
@@ -145,22 +147,18 @@ def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None =
             asked = ev.SuspendAsked(by)
         case _:
             asked = ev.ResumeAsked(by, cost_usd=cost_usd)
-            offers = c.fresh_offers(run) if run.offered_at is None or _old(c, run) else None
+            offers = c.offers_if_old(run)
             if offers:
                 c.shell.tell(name, offers)
     c.shell.tell(name, asked)
     return get(c, name)
 
 
-def _old(c: Controller, run: Run) -> bool:
-    return run.offered_at is not None and c.clock() - run.offered_at >= c.policy.price_age
-
-
 def events(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
     _load(c, name)
     cursor = query.get("cursor") or ""
     if cursor and not all(part.isdigit() for part in cursor.split("#")):
-        raise _wrong("cursor", cursor, "is none that was answered; begin without one")
+        raise ApiError.wrong_field("cursor", cursor, "is none that was answered; begin without one")
     items, more = c.store.timeline(name, _limit(query), cursor)
     return {"events": [views.event_view(item) for item in items], "cursor": more}
 
@@ -199,10 +197,5 @@ def _limit(query: Mapping[str, str]) -> int:
     if not given:
         return _PAGE
     if not given.isdigit() or not 1 <= int(given) <= _MOST:
-        raise _wrong("limit", given, f"must be a whole number from 1 to {_MOST}")
+        raise ApiError.wrong_field("limit", given, f"must be a whole number from 1 to {_MOST}")
     return int(given)
-
-
-def _wrong(field: str, value: str, message: str) -> ApiError:
-    wrong = {"field": field, "value": value[:200], "message": message}
-    return ApiError(400, "bad_request", f"{field}: {message}.", (wrong,))

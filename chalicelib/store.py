@@ -77,17 +77,17 @@ class Store:
         return run
 
     def load(self, name: str) -> Run | None:
-        item = self._get(f"RUN#{name}", "RUN")
+        item = self.ledger.get(f"RUN#{name}", "RUN")
         return run_from(item["run"]) if item else None
 
     def spec(self, name: str) -> tuple[dict[str, Any], str] | None:
         """The spec as submitted and its hash."""
-        item = self._get(f"RUN#{name}", "SPEC")
+        item = self.ledger.get(f"RUN#{name}", "SPEC")
         return (json.loads(item["spec"]), str(item["hash"])) if item else None
 
     def run_on(self, instance_id: str) -> str | None:
         """The name of the run whose attempt has this instance; None when it is not ours."""
-        item = self._get(f"INSTANCE#{instance_id}", "INSTANCE")
+        item = self.ledger.get(f"INSTANCE#{instance_id}", "INSTANCE")
         return str(item["run"]) if item else None
 
     def save(
@@ -163,11 +163,6 @@ class Store:
         items = [from_item(i) for i in answer["Items"]]
         more = "LastEvaluatedKey" in answer and items
         return items, str(items[-1]["sk"]).removeprefix("EVENT#") if more else None
-
-    def _get(self, pk: str, sk: str) -> dict[str, Any] | None:
-        key = to_item({"pk": pk, "sk": sk})
-        item = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True).get("Item")
-        return from_item(item) if item else None
 
     def _put(self, values: dict[str, Any], condition: str | None = None) -> dict[str, Any]:
         put: dict[str, Any] = {"TableName": self._table, "Item": to_item(values)}

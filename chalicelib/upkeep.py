@@ -50,10 +50,7 @@ class Upkeep:
 
     def priced(self, run: Run) -> ev.Priced | None:
         """None while the prices are fresh, and when EC2 names none: they grow stale, and nothing is launched on them."""
-        now = self._c.clock()
-        if run.status.ended or (run.offered_at and now - run.offered_at < self._c.policy.price_age):
-            return None
-        return self._c.fresh_offers(run)
+        return None if run.status.ended else self._c.offers_if_old(run)
 
     def record(self, what: str, news: News, run: Run | None) -> None:
         self._c.acts.record(what, news, self._c.clock(), run)

@@ -28,6 +28,12 @@ class ApiError(Exception):
         return {"error": {"code": self.code, "message": self.message, "fields": list(self.fields), **self.extra}}
 
     @classmethod
+    def wrong_field(cls, field: str, value: str, message: str) -> ApiError:
+        """A request of which one field is wrong."""
+        wrong = {"field": field, "value": value[:200], "message": message}
+        return cls(400, "bad_request", f"{field}: {message}.", (wrong,))
+
+    @classmethod
     def bad_spec(cls, error: SpecError) -> ApiError:
         """A spec with wrong fields, all of them named."""
         return cls(400, "bad_spec", str(error), [f.as_dict() for f in error.fields])
