@@ -62,14 +62,23 @@ def resume(
     *,
     raised: bool = False,
 ) -> list[str]:
-    """Let waiting runs go on, as far as the money goes. Gives their names."""
-    names = []
+    """Let waiting runs go on, as far as the money goes. Gives their names.
+
+    One that fails keeps no other from going on; its error rises at the end.
+    """
+    names: list[str] = []
+    failed: Exception | None = None
     for run in to_resume(waiting, free(), now, shell.policy, raised=raised) if waiting else []:
-        offers = priced(run)
-        if offers:
-            shell.tell(run.name, offers)
-        shell.tell(run.name, ev.ResumeAsked("spot-relay", Reason.BUDGET))
-        names.append(run.name)
+        try:
+            offers = priced(run)
+            if offers:
+                shell.tell(run.name, offers)
+            shell.tell(run.name, ev.ResumeAsked("spot-relay", Reason.BUDGET))
+            names.append(run.name)
+        except Exception as error:
+            failed = failed or error
+    if failed:
+        raise failed
     return names
 
 
