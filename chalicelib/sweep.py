@@ -85,7 +85,7 @@ def sweep(shell: Shell, names: Iterable[str], instances: list[Instance], around:
         with report.kept(name):
             _look_after(shell, name, by_id, around, now, report)
     for instance in instances:
-        if instance.alive and not instance.protected:
+        if instance.costs and not instance.protected:
             with report.kept(instance.instance_id):
                 _account_for(shell, instance, around, report, now)
     return report
