@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chalicelib.core import leases
+from chalicelib.core import answers, leases
 from chalicelib.core.leases import Evidence
 from chalicelib.core.ledger import Entry, line_changes, movements
 from chalicelib.core.model import Attempt, Launch, Phase, PriceSource, Reason, Run
@@ -291,3 +291,24 @@ def test_the_lines_of_a_run_sum_to_what_it_has_cost() -> None:
     for old, new in pairwise(versions):
         lines |= {c.seq: c.after.usd for c in line_changes(old, new, POLICY) if c.after}
     assert sum(lines.values()) == versions[-1].attempts[0].cost
+
+
+# -- who is renewed --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("minutes", "changes", "due"),
+    [
+        (24, {}, False),
+        (26, {}, True),
+        (26, {"drain": Reason.BUDGET}, False),
+        (26, {"phase": Phase.LEAVING}, False),
+        (26, {"phase": Phase.ENDED}, False),
+        (26, {"lease": None}, False),
+        (26, {"terminate_asked_at": after(25)}, False),
+    ],
+)
+def test_a_lease_is_renewed_late_and_for_nobody_that_is_going(
+    minutes: int, changes: dict[str, object], due: bool
+) -> None:
+    assert answers.renewal_due(attempt(**changes), after(minutes), POLICY) is due
