@@ -104,8 +104,7 @@ def cost(spec: specs.RunSpec, facts: Facts, now: datetime, policy: Policy) -> di
     hourly = rates(facts.pools[0].quote.usd_hour, disk, policy).total
     highest = max(p.offer.max_price for p in facts.pools)
     lease = leases.first(now, 1, highest, disk, policy)
-    whole = up(hourly * calendar.seconds(spec.limits.duration) / _SECONDS)
-    expected = min(whole, spec.limits.cost_usd)
+    expected = min(_whole(spec, hourly), spec.limits.cost_usd)
     return {
         "first_lease_usd": str(lease.reserved),
         "hourly_usd": str(hourly),
@@ -161,9 +160,14 @@ def _warnings(spec: specs.RunSpec, facts: Facts, numbers: Mapping[str, Any]) -> 
             f"{facts.month} has {facts.account['free']:.2f} USD left, for {numbers['month_covers_hours']} h of it; then the "
             f"run is suspended and goes on at {facts.turns_at:%Y-%m-%d %H:%M} UTC."
         )
-    if Decimal(numbers["expected_hours"]) * _SECONDS < calendar.seconds(spec.limits.duration):
+    if _whole(spec, Decimal(numbers["hourly_usd"])) > spec.limits.cost_usd:
         found.append(f"limits.cost_usd ends before limits.duration: it pays for {numbers['expected_hours']} h.")
     return tuple(found)
+
+
+def _whole(spec: specs.RunSpec, hourly: Decimal) -> Decimal:
+    """What all of limits.duration costs."""
+    return up(hourly * calendar.seconds(spec.limits.duration) / _SECONDS)
 
 
 def _hours(usd: Decimal, hourly: Decimal) -> str:

@@ -62,14 +62,23 @@ def resume(
     *,
     raised: bool = False,
 ) -> list[str]:
-    """Let waiting runs go on, as far as the money goes. Gives their names."""
-    names = []
+    """Let waiting runs go on, as far as the money goes. Gives their names.
+
+    One that fails keeps no other from going on; its error rises at the end.
+    """
+    names: list[str] = []
+    failed: Exception | None = None
     for run in to_resume(waiting, free(), now, shell.policy, raised=raised) if waiting else []:
-        offers = priced(run)
-        if offers:
-            shell.tell(run.name, offers)
-        shell.tell(run.name, ev.ResumeAsked("spot-relay", Reason.BUDGET))
-        names.append(run.name)
+        try:
+            offers = priced(run)
+            if offers:
+                shell.tell(run.name, offers)
+            shell.tell(run.name, ev.ResumeAsked("spot-relay", Reason.BUDGET))
+            names.append(run.name)
+        except Exception as error:
+            failed = failed or error
+    if failed:
+        raise failed
     return names
 
 
@@ -77,7 +86,8 @@ def left_volumes(c: Controller, report: Report, now: datetime) -> None:
     """Delete volumes of ours that no instance has (I2)."""
     with report.kept("volumes"):
         for volume in list_left_volumes(c.ec2, c.settings.stage):
-            _delete(c, volume, report, now)
+            with report.kept(volume.volume_id):
+                _delete(c, volume, report, now)
 
 
 def _delete(c: Controller, volume: Volume, report: Report, now: datetime) -> None:
@@ -100,13 +110,18 @@ def _others(c: Controller, others: list[Instance], report: Report, now: datetime
     for instance in others:
         if instance.protected or now - instance.launched_at < _FOREIGN_FOR * c.settings.time_scale:
             continue
-        message = (
-            f"The instance {instance.instance_id} ({instance.instance_type}) is ended: it is not Spot Relay's, and the "
-            "account is guarded. Tag an instance spot-relay:protect to keep it."
-        )
-        c.acts.record(instance.instance_id, News(Kind.ENDED, "Spot Relay: an instance is ended", message), now)
-        report.strays.append(instance.instance_id)
-        c.fleet.end(instance.instance_id)
+        with report.kept(instance.instance_id):
+            _end(c, instance, report, now)
+
+
+def _end(c: Controller, instance: Instance, report: Report, now: datetime) -> None:
+    message = (
+        f"The instance {instance.instance_id} ({instance.instance_type}) is ended: it is not Spot Relay's, and the "
+        "account is guarded. Tag an instance spot-relay:protect to keep it."
+    )
+    c.acts.record(instance.instance_id, News(Kind.ENDED, "Spot Relay: an instance is ended", message), now)
+    report.strays.append(instance.instance_id)
+    c.fleet.end(instance.instance_id)
 
 
 def _thresholds(c: Controller, waiting: bool, now: datetime) -> None:

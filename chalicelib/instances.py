@@ -26,6 +26,11 @@ class Instance:
     def alive(self) -> bool:
         return self.state in ("pending", "running")
 
+    @property
+    def costs(self) -> bool:
+        """Whether anything of it is charged: a stopped instance keeps its volume."""
+        return self.state not in ("shutting-down", "terminated")
+
 
 @dataclass(frozen=True)
 class Volume:

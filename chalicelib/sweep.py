@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from chalicelib.core import events as ev
-from chalicelib.core.model import Attempt, Phase, Policy, Run
+from chalicelib.core.model import Attempt, Phase, Policy, Run, Status
 from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import waiting
 from chalicelib.instances import Instance
@@ -85,7 +85,7 @@ def sweep(shell: Shell, names: Iterable[str], instances: list[Instance], around:
         with report.kept(name):
             _look_after(shell, name, by_id, around, now, report)
     for instance in instances:
-        if instance.alive and not instance.protected:
+        if instance.costs and not instance.protected:
             with report.kept(instance.instance_id):
                 _account_for(shell, instance, around, report, now)
     return report
@@ -105,7 +105,9 @@ def _look_after(
             run = shell.tell(name, priced) or run
     for event in happened(run, by_id, around.last_beats(run) if _should_be_heard(run) else {}, now, shell.policy):
         shell.tell(name, event)
-    if run.deadline is not None and run.deadline <= now:
+    # A queued run that waits for money is launched in its turn, with the others that wait: none passes an older one.
+    in_turn = run.status is Status.QUEUED and waiting(run)
+    if run.deadline is not None and run.deadline <= now and not in_turn:
         shell.tell(name, ev.Tick())
     around.prune(run)
 

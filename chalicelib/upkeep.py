@@ -23,7 +23,7 @@ def whole_pass(c: Controller) -> Report:
     now = c.clock()
     listed = list_instances(c.ec2, c.settings.stage)
     names = list(c.store.live())
-    idle = not names and not any(i.alive for i in listed.ours)
+    idle = not names and not any(i.costs for i in listed.ours)
     since = c.idle_since
     if idle and since is not None and now - since < _IDLE_EVERY * c.settings.time_scale:
         report = Report(instances=len(listed.ours))

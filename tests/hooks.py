@@ -9,14 +9,14 @@ from typing import Any
 import boto3
 from botocore.exceptions import ReadTimeoutError
 
-_SESSION = boto3.Session(region_name="us-east-1")  # one for all tests: it reads each service's model once
+SESSION = boto3.Session(region_name="us-east-1")  # one for all tests: it reads each service's model once
 
 Answer = str | Mapping[str, Any] | Callable[[], None] | None
 
 
 def aws(service: str) -> Any:
     """A client of its own for one test."""
-    return _SESSION.client(service)  # type: ignore[call-overload]
+    return SESSION.client(service)  # type: ignore[call-overload]
 
 
 def answers(client: Any, operation: str, *given: Answer, always: bool = False) -> list[dict[str, Any]]:

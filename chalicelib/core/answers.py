@@ -101,6 +101,7 @@ def linger(run: Run, number: int, now: datetime, policy: Policy) -> timedelta:
 def renewal_due(attempt: Attempt, now: datetime, policy: Policy) -> bool:
     """Whether a heartbeat should reserve the next slice: little is left, and nothing has condemned the attempt."""
     lease = attempt.lease
-    if lease is None or attempt.drain or attempt.phase is Phase.LEAVING or not attempt.live:
+    going = attempt.drain or attempt.terminate_asked_at or attempt.phase is Phase.LEAVING
+    if lease is None or going or not attempt.live:
         return False
     return lease.end - now < policy.renew_below

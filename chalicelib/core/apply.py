@@ -306,7 +306,7 @@ def asked(run: Run, event: ev.CancelAsked | ev.SuspendAsked | ev.ResumeAsked) ->
 
 
 def resumed(run: Run, event: ev.ResumeAsked) -> Run:
-    if event.reason is not Reason.USER and waits_for_money(run) is None:
+    if event.reason is not Reason.USER and waits_for_money(run) is not Reason.BUDGET:
         return run
     if event.cost_usd is not None and event.cost_usd > run.limits.cost_usd:
         run = replace(run, limits=replace(run.limits, cost_usd=event.cost_usd))

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from chalicelib.core import leases
 from chalicelib.core.apply import waits_for_money
-from chalicelib.core.model import Policy, Reason, Run
+from chalicelib.core.model import Policy, Reason, Run, Status
 
 # Money that merely came back, from a lease that cost less than it had reserved, must cover so many leases: otherwise a run
 # would be launched again and again for the last cents of a month. At the month's turn, or a raised limit, one is enough.
@@ -40,6 +40,6 @@ def first_lease(run: Run, now: datetime, policy: Policy) -> Decimal:
 
 
 def _turned(run: Run, now: datetime) -> bool:
-    """Whether the month has turned since it began to wait: that is what its deadline was."""
-    until = run.deadline if run.retry_at is None else run.retry_at
+    """Whether the month has turned since it began to wait: until then a queued run tries no launch, a suspended one rests."""
+    until = run.retry_at if run.status is Status.QUEUED else run.deadline
     return until is not None and until <= now
