@@ -100,7 +100,7 @@ def _money(stage: Stage, job: Job, plot: Plot, outcome: Outcome) -> list[str]:
 def _relaunch_calls(stage: Stage, run: str) -> int | None:
     """AWS calls from the warning to the launch's answer, as the deployed function counted and logged them."""
     for function in ("on_warning", "", "on_state_change"):
-        for message in stage.function_logs(function):
+        for message in stage.function_logs(function, "calls_to_launch"):
             try:
                 line = json.loads(message)
             except ValueError:

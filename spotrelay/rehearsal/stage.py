@@ -173,13 +173,13 @@ class Stage:
         finally:
             self.sweeping = sweeping
 
-    def function_logs(self, function: str) -> list[str]:
-        """What a deployed function has logged, line by line; `function` is "" for the API's."""
+    def function_logs(self, function: str, word: str = "") -> list[str]:
+        """What a deployed function has logged, line by line, or the lines with this word; `function` is "" for the API's."""
         logs = self.client("logs")
         group = f"/aws/lambda/spot-relay-{STAGE}" + (f"-{function}" if function else "")
         lines: list[str] = []
         with contextlib.suppress(logs.exceptions.ResourceNotFoundException):
-            for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
+            for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group, filterPattern=word):
                 lines += [str(event["message"]).rstrip("\n") for event in page["events"]]
         return lines
 
