@@ -40,6 +40,7 @@ class Stage:
         self.sweep_errors: list[str] = []
         self.sweeping = True
         self.calendar_shift_s = 0.0
+        self.calendar_turned = False
         self._sweep_lock = threading.Lock()
 
     control: HostControl
@@ -135,6 +136,7 @@ class Stage:
                         changed = {**env, "MONTH_SHIFT_S": f"{seconds:.3f}"}
                         functions.update_function_configuration(FunctionName=name, Environment={"Variables": changed})
             self.calendar_shift_s = float(f"{seconds:.3f}")
+            self.calendar_turned = True
 
     def pools(self, types: list[str]) -> list[tuple[str, str]]:
         """Every instance type and zone that EC2 offers of these types."""
