@@ -138,8 +138,12 @@ def _progress_files(job: Job) -> list[str]:
 
 
 def ledger(stage: Stage) -> dict[str, str]:
-    """The month's account: what runs hold and have cost, and apart from it storage, which is reserved until the month ends."""
+    """The month's account: what runs hold and have cost, and what else it has, which is storage until the month ends.
+
+    `stored_usd` is what storage says of itself.
+    """
     budget = stage.api.get("budget")
+    stored = budget["storage"] or {"reserved_usd": "0", "settled_usd": "0"}
     runs = {
         f"{name}_usd": sum((Decimal(run[f"{name}_usd"]) for run in budget["runs"]), Decimal(0))
         for name in ("reserved", "settled")
@@ -150,4 +154,5 @@ def ledger(stage: Stage) -> dict[str, str]:
         "limit_usd": budget["limit_usd"],
         **{name: f"{usd:.6f}" for name, usd in runs.items()},
         "storage_usd": f"{rest:.6f}",
+        "stored_usd": f"{sum(Decimal(stored[name]) for name in ('reserved_usd', 'settled_usd')):.6f}",
     }

@@ -123,6 +123,9 @@ def _played(stage: Stage, outcomes: list[Outcome]) -> Played:
     costs = sum((Decimal(o.months.get(money["month"], "0")) for o in outcomes), Decimal(0))
     if Decimal(money["settled_usd"]) != costs or Decimal(money["reserved_usd"]) != 0:
         problems.append(f"the ledger does not add up: {money}, and the runs cost {costs} USD in {money['month']}")
+    # A calendar that was turned back opens a month's account of storage a second time.
+    if money["storage_usd"] != money["stored_usd"] and not stage.calendar_turned:
+        problems.append(f"the month's account has {money['storage_usd']} USD beside the runs: {money}")
     return Played(outcomes, left, money, stage.sweeps, problems)
 
 

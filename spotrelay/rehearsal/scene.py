@@ -112,6 +112,8 @@ class Plot:
 class Scenario:
     """`warned` says that no step may be lost; `attempts` must have had a part.
 
+    `crowded`: events that have waited come all at once, and one that loses the race for the run looks again, which costs
+    calls; so that a relaunch's are not counted.
     `time_scale` None takes the rehearsal's own. `dearer` multiplies the Spot prices, so that a few seconds cost cents.
     `when` is between which parts of the training it strikes, `lasts_s` how long the quickstart is made to train.
     """
@@ -121,6 +123,7 @@ class Scenario:
     plot: Callable[[Scene], Plot] = Plot
     warned: bool = True
     attempts: int = 2
+    crowded: bool = False
     time_scale: float | None = None
     dearer: float = 1.0
     when: tuple[float, float] = (0.3, 0.55)

@@ -40,6 +40,7 @@ class Stage:
         self.sweep_errors: list[str] = []
         self.sweeping = True
         self.calendar_shift_s = 0.0
+        self.calendar_turned = False
         self._sweep_lock = threading.Lock()
 
     control: HostControl
@@ -135,6 +136,7 @@ class Stage:
                         changed = {**env, "MONTH_SHIFT_S": f"{seconds:.3f}"}
                         functions.update_function_configuration(FunctionName=name, Environment={"Variables": changed})
             self.calendar_shift_s = float(f"{seconds:.3f}")
+            self.calendar_turned = True
 
     def pools(self, types: list[str]) -> list[tuple[str, str]]:
         """Every instance type and zone that EC2 offers of these types."""
@@ -173,13 +175,13 @@ class Stage:
         finally:
             self.sweeping = sweeping
 
-    def function_logs(self, function: str) -> list[str]:
-        """What a deployed function has logged, line by line; `function` is "" for the API's."""
+    def function_logs(self, function: str, word: str = "") -> list[str]:
+        """What a deployed function has logged, line by line, or the lines with this word; `function` is "" for the API's."""
         logs = self.client("logs")
         group = f"/aws/lambda/spot-relay-{STAGE}" + (f"-{function}" if function else "")
         lines: list[str] = []
         with contextlib.suppress(logs.exceptions.ResourceNotFoundException):
-            for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group):
+            for page in logs.get_paginator("filter_log_events").paginate(logGroupName=group, filterPattern=word):
                 lines += [str(event["message"]).rstrip("\n") for event in page["events"]]
         return lines
 
