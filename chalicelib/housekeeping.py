@@ -4,9 +4,10 @@ volumes left behind, instances of others, thresholds, and the mail. Each part fa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -16,7 +17,7 @@ from chalicelib.core import events as ev
 from chalicelib.core.model import Reason, Run
 from chalicelib.core.money import ZERO
 from chalicelib.core.news import Kind, News
-from chalicelib.core.resuming import to_resume
+from chalicelib.core.resuming import to_resume, waiting
 from chalicelib.instances import Instance, Volume, list_left_volumes
 from chalicelib.shell import Shell
 from chalicelib.sweep import Report
@@ -37,9 +38,12 @@ def before_runs(c: Controller, live: int, report: Report, now: datetime) -> None
         c.storage.keep(now, live, c.policy)
 
 
-def after_runs(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
+def after_runs(
+    c: Controller, others: list[Instance], report: Report, now: datetime, in_time: Callable[[], bool] = lambda: True
+) -> None:
     with report.kept("waiting runs"):
-        resume(c.shell, report.waiting, lambda: free(c, now), c.fresh_offers, now)
+        runs = takewhile(lambda _: in_time(), waiting_runs(c.shell, report.waiting))
+        resume(c.shell, runs, lambda: free(c, now), c.fresh_offers, now)
     left_volumes(c, report, now)
     with report.kept("other instances"):
         _others(c, others, report, now)
@@ -53,22 +57,34 @@ def free(c: Controller, now: datetime) -> Decimal:
     return c.store.ledger.month(calendar.month(now, c.policy))["free"]
 
 
+def waiting_runs(shell: Shell, created: Mapping[str, datetime]) -> Iterator[Run]:
+    """Of the runs of these names those that do wait, oldest first; each is read when its turn comes.
+
+    So the money ends before ten thousand are read.
+    """
+    runs = (shell.store.load(name) for name in sorted(created, key=lambda name: (created[name], name)))
+    return (run for run in runs if run is not None and waiting(run))
+
+
 def resume(
     shell: Shell,
-    waiting: list[Run],
+    runs: Iterator[Run],
     free: Callable[[], Decimal],
     priced: Callable[[Run], ev.Priced | None],
     now: datetime,
     *,
     raised: bool = False,
 ) -> list[str]:
-    """Let waiting runs go on, as far as the money goes. Gives their names.
+    """Let waiting runs go on, in this order, as far as the money goes. Gives their names.
 
     One that fails keeps no other from going on; its error rises at the end.
     """
     names: list[str] = []
     failed: Exception | None = None
-    for run in to_resume(waiting, free(), now, shell.policy, raised=raised) if waiting else []:
+    first = next(runs, None)
+    if first is None:
+        return names
+    for run in to_resume(chain([first], runs), free(), now, shell.policy, raised=raised):
         try:
             offers = priced(run)
             if offers:

@@ -24,7 +24,7 @@ def budget(c: Controller) -> dict[str, Any]:
     now = c.clock()
     month = calendar.month(now, c.policy)
     account = c.store.ledger.month(month)
-    live = [run for name in c.store.live() if (run := c.store.load(name)) is not None]
+    live = list(c.store.load_many(c.store.live()).values())
     stored, beside = c.storage.stored(), c.unmanaged.report()
     return {
         "month": month,
@@ -67,8 +67,9 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
         message = f"The monthly limit is {body.limit_usd:.2f} USD, was {before:.2f}; set by {by}."
         c.acts.record(f"{now.isoformat()}#limit", News(Kind.LIMIT, "Spot Relay: the limit has changed", message), now)
     if body.limit_usd > before:
-        runs = [run for name in c.store.live() if (run := c.store.load(name)) is not None and waiting(run)]
-        housekeeping.resume(c.shell, runs, lambda: housekeeping.free(c, now), c.fresh_offers, now, raised=True)
+        live = c.store.load_many(c.store.live()).values()
+        runs = sorted((run for run in live if waiting(run)), key=lambda run: (run.created_at, run.name))
+        housekeeping.resume(c.shell, iter(runs), lambda: housekeeping.free(c, now), c.fresh_offers, now, raised=True)
     return budget(c)
 
 

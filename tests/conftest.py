@@ -54,7 +54,7 @@ def make_table(client: Any) -> None:
             {
                 "IndexName": "live",
                 "KeySchema": [{"AttributeName": "live", "KeyType": "HASH"}],
-                "Projection": {"ProjectionType": "KEYS_ONLY"},
+                "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["glance"]},
             }
         ],
     )

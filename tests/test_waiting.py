@@ -43,7 +43,8 @@ def queued(name: str = "q", age: int = 0) -> Run:
 
 
 def chosen(runs: list[Run], leases: str, now: datetime = TURN, raised: bool = False) -> list[str]:
-    return [run.name for run in to_resume(runs, LEASE * Decimal(leases), now, POLICY, raised=raised)]
+    oldest_first = sorted(runs, key=lambda run: run.created_at)
+    return [run.name for run in to_resume(oldest_first, LEASE * Decimal(leases), now, POLICY, raised=raised)]
 
 
 # -- pure ------------------------------------------------------------------------------------------------------------
@@ -114,7 +115,8 @@ class Poor(Swept):
         report = self.sweep()
         free = lambda: self.store.ledger.month(f"{self.clock.now:%Y-%m}")["free"]  # noqa: E731
         priced = lambda run: ev.Priced(OFFERS)  # noqa: E731
-        return housekeeping.resume(self.shell, report.waiting, free, priced, self.clock.now, raised=raised)
+        runs = housekeeping.waiting_runs(self.shell, report.waiting)
+        return housekeeping.resume(self.shell, runs, free, priced, self.clock.now, raised=raised)
 
     def add(self, name: str, **changes: object) -> None:
         self.store.create(new_run(name=name, uid=name, **changes), {}, "hash")

@@ -150,11 +150,15 @@ class Settled:
 
 @dataclass(frozen=True)
 class Renewed:
-    """The lease with this sequence number is used up to now; the next slice is to be reserved in the same write."""
+    """The lease with this sequence number is used up to now; the next slice is to be reserved in the same write.
+
+    `offers`, where there are any, replace those of launches to come.
+    """
 
     attempt: int
     seq: int
     usage: Usage
+    offers: tuple[Offer, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
 
@@ -20,17 +20,20 @@ def waiting(run: Run) -> bool:
     return waits_for_money(run) is Reason.BUDGET
 
 
-def to_resume(runs: Iterable[Run], free: Decimal, now: datetime, policy: Policy, *, raised: bool = False) -> list[Run]:
-    """The runs to resume now, in order. `free` is the month's; `raised` says that its limit has just been raised."""
-    chosen = []
-    for run in sorted(runs, key=lambda r: (r.created_at, r.name)):
+def to_resume(
+    runs: Iterable[Run], free: Decimal, now: datetime, policy: Policy, *, raised: bool = False
+) -> Iterator[Run]:
+    """The runs to resume now, of these that come oldest first; none is asked for when the money is at its end.
+
+    `free` is the month's; `raised` says that its limit has just been raised.
+    """
+    for run in runs:
         needed = first_lease(run, now, policy)
         turned = raised or _turned(run, now)
         if free < needed * (1 if turned else _LEASES_BACK):
-            break
+            return
         free -= needed
-        chosen.append(run)
-    return chosen
+        yield run
 
 
 def first_lease(run: Run, now: datetime, policy: Policy) -> Decimal:
