@@ -21,13 +21,13 @@ from tests.fakes import Clock, FakeEc2, FakeMeter, FakeWatchdog
 from tests.hooks import SESSION
 from tests.test_controller import SETTINGS
 
-_PAGE = 1000  # DescribeInstances' most
-
 
 class Crowd:
     """`n` runs that train and were heard of just now. `calls` lists the AWS calls since it was cleared last."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, page: int = 100) -> None:
+        """`page` instances are in a page of EC2's list; EC2's own have 1,000 at most."""
+        self.page = page
         self.clock, self.ec2 = Clock(), CountedEc2()
         self.c = self.process()
         self.c.s3.create_bucket(Bucket=SETTINGS.bucket)
@@ -42,9 +42,9 @@ class Crowd:
         c = Controller(SETTINGS, SESSION, self.clock)
         c.__dict__.update(fleet=self.ec2, watchdog=FakeWatchdog(), meter=FakeMeter())
         c.ec2.meta.events.register_first("before-call.ec2.DescribeInstances", self._describe)
-        c.ec2.meta.events.register_first("before-call.ec2.DescribeVolumes", _no_volumes)
+        c.ec2.meta.events.register_first("before-call.ec2.DescribeVolumes", self._no_volumes)
         self.calls: list[str] = []
-        for client in (c.ec2, c.dynamodb, c.s3):
+        for client in (c.dynamodb, c.s3):
             client.meta.events.register_first("before-call", self._called)
         return c
 
@@ -88,11 +88,16 @@ class Crowd:
         only = {value for key, value in body.items() if key.startswith("Filter.1.Value.")}
         ids = [i for i in self.states if not only or i in only]
         start = int(body.get("NextToken", 0))
-        page = ids[start : start + _PAGE]
+        page = ids[start : start + self.page]
+        self.calls.append("ec2.DescribeInstances")
         answer: dict[str, Any] = {"Reservations": [{"Instances": [self._described(i) for i in page]}]}
-        if start + _PAGE < len(ids):
-            answer["NextToken"] = str(start + _PAGE)
+        if start + self.page < len(ids):
+            answer["NextToken"] = str(start + self.page)
         return SimpleNamespace(status_code=200), answer
+
+    def _no_volumes(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        self.calls.append("ec2.DescribeVolumes")
+        return SimpleNamespace(status_code=200), {"Volumes": []}
 
     def _described(self, instance_id: str) -> dict[str, Any]:
         name = self.name(int(instance_id.removeprefix("i-"), 16))
@@ -136,7 +141,3 @@ def trained(now: datetime = START) -> Run:
     assert lease
     run = decide(run, ev.WatchdogSet(1, lease.end + POLICY.grace), now, POLICY).run
     return replace(run, version=1)
-
-
-def _no_volumes(**_: Any) -> tuple[Any, dict[str, Any]]:
-    return SimpleNamespace(status_code=200), {"Volumes": []}
