@@ -42,7 +42,9 @@ def after_runs(c: Controller, others: list[Instance], report: Report, now: datet
         resume(c.shell, report.waiting, lambda: free(c, now), c.fresh_offers, now)
     left_volumes(c, report, now)
     with report.kept("other instances"):
-        _others(c, others, report, now)
+        c.unmanaged.keep(others, now, c.policy)
+    if c.settings.guard == "account":
+        _guard(c, others, report, now)
     with report.kept("thresholds"):
         _thresholds(c, bool(report.waiting), now)
     with report.kept("mail"):
@@ -103,10 +105,8 @@ def _delete(c: Controller, volume: Volume, report: Report, now: datetime) -> Non
             raise
 
 
-def _others(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
-    c.unmanaged.keep(others, now, c.policy)
-    if c.settings.guard != "account":
-        return
+def _guard(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
+    """End what is not ours, each by itself; it does not wait for the figures of what that costs."""
     for instance in others:
         if instance.protected or now - instance.launched_at < _FOREIGN_FOR * c.settings.time_scale:
             continue
