@@ -14,6 +14,7 @@ from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Limits, Reason, Run, Status
+from chalicelib.pools import named_at
 from chalicelib.records import BadCursor
 from chalicelib.store import Exists
 from chalicelib.subscribers import subscribe
@@ -96,7 +97,7 @@ def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
         limits=limits,
         deadline=now,
         offers=tuple(p.offer for p in facts.pools),
-        offered_at=now,
+        offered_at=named_at(facts.pools, now),
     )
 
 

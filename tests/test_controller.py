@@ -59,10 +59,14 @@ class Deployed:
         self.watchdog, self.meter = FakeWatchdog(), FakeMeter()
         self.c.__dict__.update(store=store, fleet=self.ec2, watchdog=self.watchdog, meter=self.meter)
         self.c.__dict__.update(quotas=SimpleNamespace(limit=lambda market: 8, vcpus=lambda types: {"c6i.xlarge": 4}))
-        quote = Quote(Decimal("0.068"), self.clock.now, "spot_history")
-        self.c.priced = lambda types, market: tuple(Priced(offer, quote) for offer in OFFERS)  # type: ignore[method-assign]
+        self.price_age = timedelta()
+        self.c.priced = lambda types, market: tuple(Priced(offer, self.quote) for offer in OFFERS)  # type: ignore[method-assign]
         self.s3 = session.client("s3")
         self.s3.create_bucket(Bucket=BUCKET)
+
+    @property
+    def quote(self) -> Quote:
+        return Quote(Decimal("0.068"), self.clock.now - self.price_age, "spot_history")
 
     def submit(self, **changes: Any) -> tuple[int, dict[str, Any]]:
         return people.submit(self.c, {**SPEC, **changes}, ME)

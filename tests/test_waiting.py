@@ -113,7 +113,7 @@ class Poor(Swept):
     def resume(self, raised: bool = False) -> list[str]:
         report = self.sweep()
         free = lambda: self.store.ledger.month(f"{self.clock.now:%Y-%m}")["free"]  # noqa: E731
-        priced = lambda run: ev.Priced(OFFERS)  # noqa: E731
+        priced = lambda run: ev.Priced(OFFERS, self.clock.now)  # noqa: E731
         return housekeeping.resume(self.shell, report.waiting, free, priced, self.clock.now, raised=raised)
 
     def add(self, name: str, **changes: object) -> None:
@@ -166,7 +166,7 @@ def test_at_the_months_turn_a_queued_run_does_not_pass_an_older_suspended_one(st
     stage.limit(Decimal("0.01"))
     stage.tell(ev.Submitted())
     stage.clock.now = TURN - timedelta(minutes=90)
-    stage.shell.tell(NAME, ev.Priced(OFFERS))
+    stage.shell.tell(NAME, ev.Priced(OFFERS, stage.clock.now))
     stage.add(
         "waits",
         limits=replace(new_run().limits, wait_for_budget=True),

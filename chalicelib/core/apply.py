@@ -272,11 +272,11 @@ def watchdog_set(run: Run, event: ev.WatchdogSet) -> Run:
     return run.put(replace(attempt, watchdog_at=event.at)) if attempt else run
 
 
-def priced(run: Run, event: ev.Priced, now: datetime) -> Run:
+def priced(run: Run, event: ev.Priced) -> Run:
     if not event.offers:
         return run
     waited = run.reason is Reason.PRICE_UNKNOWN and not run.status.ended
-    return replace(run, offers=event.offers, offered_at=now, retry_at=None if waited else run.retry_at)
+    return replace(run, offers=event.offers, offered_at=event.at, retry_at=None if waited else run.retry_at)
 
 
 def silent(run: Run, event: ev.Silent, now: datetime) -> Run:

@@ -50,7 +50,7 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
         case ev.WatchdogSet():
             return apply.watchdog_set(run, event)
         case ev.Priced():
-            return apply.priced(run, event, now)
+            return apply.priced(run, event)
         case ev.CancelAsked() | ev.SuspendAsked() | ev.ResumeAsked():
             return apply.asked(run, event)
         case ev.Submitted() | ev.Tick():

@@ -246,7 +246,7 @@ class Run:
     limits: Limits
     deadline: datetime | None  # when the sweep acts if nothing else happened; None only at an end
     offers: tuple[Offer, ...] = ()
-    offered_at: datetime | None = None  # when the offers' prices were asked
+    offered_at: datetime | None = None  # when AWS named their prices, the oldest of them
     wanted: Wanted = Wanted.RUN
     wanted_reason: Reason = Reason.USER
     attempts: tuple[Attempt, ...] = ()

@@ -157,7 +157,7 @@ class World:
         return self.offers_of(run)
 
     def offers_of(self, run: Run) -> ev.Priced | None:
-        return None if self.ec2.silent else ev.Priced(self.ec2.offers())
+        return None if self.ec2.silent else ev.Priced(self.ec2.offers(), self.now)
 
     def prune(self, run: Run) -> None:
         """Nothing is stored here."""
