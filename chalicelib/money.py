@@ -17,8 +17,6 @@ from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import waiting
 from chalicelib.ledger import LimitTooLow
 
-_SHOWN = 100  # instances of others
-
 
 def budget(c: Controller) -> dict[str, Any]:
     now = c.clock()
@@ -36,9 +34,7 @@ def budget(c: Controller) -> dict[str, Any]:
             for r in c.store.ledger.runs(month)
         ],
         "storage": views.storage_view(stored if stored and stored.month == month else None),
-        "unmanaged": views.unmanaged_view(
-            beside if beside and beside.month == month else None, c.settings.guard, _SHOWN
-        ),
+        "unmanaged": views.unmanaged_view(beside if beside and beside.month == month else None, c.settings.guard),
         "acts": c.acts.recent(),
     }
 
