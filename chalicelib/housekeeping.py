@@ -39,7 +39,7 @@ def before_runs(c: Controller, live: int, report: Report, now: datetime) -> None
 
 def after_runs(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
     with report.kept("waiting runs"):
-        resume(c.shell, report.waiting, lambda: free(c, now), c.fresh_offers, now)
+        resume_waiting(c, report.waiting, now)
     left_volumes(c, report, now)
     with report.kept("other instances"):
         c.unmanaged.keep(others, now, c.policy)
@@ -51,26 +51,29 @@ def after_runs(c: Controller, others: list[Instance], report: Report, now: datet
         c.outbox.deliver(now)
 
 
-def free(c: Controller, now: datetime) -> Decimal:
-    return c.store.ledger.month(calendar.month(now, c.policy))["free"]
+def resume_waiting(c: Controller, waiting: list[Run], now: datetime) -> None:
+    def free() -> Decimal:
+        return c.store.ledger.month(calendar.month(now, c.policy))["free"]
+
+    resume(c.shell, waiting, free, c.store.ledger.raised_at, c.fresh_offers, now)
 
 
 def resume(
     shell: Shell,
     waiting: list[Run],
     free: Callable[[], Decimal],
+    raised_at: Callable[[], datetime | None],
     priced: Callable[[Run], ev.Priced | None],
     now: datetime,
-    *,
-    raised: bool = False,
 ) -> list[str]:
     """Let waiting runs go on, as far as the money goes. Gives their names.
 
+    `free` is the month's money, `raised_at` when its limit was last raised; both are asked only when a run waits.
     One that fails keeps no other from going on; its error rises at the end.
     """
     names: list[str] = []
     failed: Exception | None = None
-    for run in to_resume(waiting, free(), now, shell.policy, raised=raised) if waiting else []:
+    for run in to_resume(waiting, free(), now, shell.policy, raised_at=raised_at()) if waiting else []:
         try:
             offers = priced(run)
             if offers:

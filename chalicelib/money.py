@@ -47,7 +47,7 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
     ledger.open(months)
     before = ledger.limit()
     try:
-        ledger.set_limit(body.limit_usd, months)
+        ledger.set_limit(body.limit_usd, months, now)
     except LimitTooLow as error:
         held = error.account["settled"] + error.account["reserved"]
         raise ApiError(
@@ -62,9 +62,10 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
     if body.limit_usd != before:
         message = f"The monthly limit is {body.limit_usd:.2f} USD, was {before:.2f}; set by {by}."
         c.acts.record(f"{now.isoformat()}#limit", News(Kind.LIMIT, "Spot Relay: the limit has changed", message), now)
-    if body.limit_usd > before:
+    if body.limit_usd >= before:
+        # What fails from here on, the next sweep does: the ledger knows when the limit was raised.
         runs = [run for name in c.store.live() if (run := c.store.load(name)) is not None and waiting(run)]
-        housekeeping.resume(c.shell, runs, lambda: housekeeping.free(c, now), c.fresh_offers, now, raised=True)
+        housekeeping.resume_waiting(c, runs, now)
     return budget(c)
 
 

@@ -116,6 +116,7 @@ def refused(run: Run, event: ev.LaunchRefused, now: datetime, policy: Policy) ->
     run = replace(run, refusals=run.refusals + 1, retry_at=now + wait)
     if event.kind in (ev.Refusal.BUDGET, ev.Refusal.RUN_BUDGET):
         reason = Reason.BUDGET if event.kind is ev.Refusal.BUDGET else Reason.RUN_BUDGET
+        run = replace(run, refused_at=now) if reason is Reason.BUDGET else run
         if reason is Reason.BUDGET and run.limits.wait_for_budget and not run.baton:
             # It has not begun: it stays in the queue until there is money, which the sweep finds out.
             run = replace(run, retry_at=turn(now, policy))
@@ -288,7 +289,7 @@ def silent(run: Run, event: ev.Silent, now: datetime) -> Run:
     return say(run, Reason.LOST_CONTACT, f"Attempt {attempt.number} has gone silent; its instance is being ended.")
 
 
-def asked(run: Run, event: ev.CancelAsked | ev.SuspendAsked | ev.ResumeAsked) -> Run:
+def asked(run: Run, event: ev.CancelAsked | ev.SuspendAsked | ev.ResumeAsked, now: datetime) -> Run:
     if run.status.ended or run.wanted is Wanted.CANCEL:
         return run
     if isinstance(event, ev.CancelAsked):
@@ -301,6 +302,7 @@ def asked(run: Run, event: ev.CancelAsked | ev.SuspendAsked | ev.ResumeAsked) ->
                 return say(run, Reason.USER, "Suspended by request; it stays so when there is money again.")
             return run
         run = replace(run, wanted=Wanted.SUSPEND, wanted_reason=event.reason)
+        run = replace(run, refused_at=now) if event.reason is Reason.BUDGET else run
         return say(run, event.reason, _SUSPENDED[event.reason])
     return resumed(run, event)
 

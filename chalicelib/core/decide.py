@@ -52,6 +52,6 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
         case ev.Priced():
             return apply.priced(run, event)
         case ev.CancelAsked() | ev.SuspendAsked() | ev.ResumeAsked():
-            return apply.asked(run, event)
+            return apply.asked(run, event, now)
         case ev.Submitted() | ev.Tick():
             return run

@@ -255,6 +255,7 @@ class Run:
     cooling: tuple[Cooling, ...] = ()
     refusals: int = 0  # launches refused in a row
     retry_at: datetime | None = None
+    refused_at: datetime | None = None  # when the month's money last refused it
     ran: timedelta = field(default=timedelta())  # running time of ended attempts
     version: int = 0
 
