@@ -268,9 +268,19 @@ def _leased(run: Run, number: int, seq: int) -> Attempt | None:
     return attempt if lease is not None and lease.seq == seq and not lease.settled else None
 
 
-def watchdog_set(run: Run, event: ev.WatchdogSet) -> Run:
+def watchdog_set(run: Run, event: ev.WatchdogSet, now: datetime, policy: Policy) -> Run:
+    """The entry stands at a time; a time that is new is to be set once more, when no older call can land any more."""
     attempt = run.attempt(event.attempt)
-    return run.put(replace(attempt, watchdog_at=event.at)) if attempt else run
+    if attempt is None:
+        return run
+    again = attempt.watchdog_again_at
+    if event.at is None:
+        again = None
+    elif event.at != attempt.watchdog_at:
+        again = now + policy.lands_within
+    elif again is not None and now >= again:
+        again = None
+    return run.put(replace(attempt, watchdog_at=event.at, watchdog_again_at=again))
 
 
 def priced(run: Run, event: ev.Priced) -> Run:

@@ -48,7 +48,7 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
         case ev.Renewed():
             return apply.renewed(run, event, now, policy)
         case ev.WatchdogSet():
-            return apply.watchdog_set(run, event)
+            return apply.watchdog_set(run, event, now, policy)
         case ev.Priced():
             return apply.priced(run, event)
         case ev.CancelAsked() | ev.SuspendAsked() | ev.ResumeAsked():
