@@ -372,3 +372,17 @@ def test_pruning_keeps_the_newest_that_count(stage: Deployed) -> None:
     gone = stage.c.bucket.prune(run, 2)
     assert [g.step for g in gone] == [30, 20, 10]
     assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"])["checkpoints"]] == [50, 40]
+
+
+def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:
+    """In a versioned bucket a plain delete hides an object, and AWS goes on charging it."""
+    stage.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    stage.training()
+    for step in (10, 20, 30):
+        stage.publish(1, step)
+    run = stage.c.store.load(SPEC["name"])
+    assert run
+    assert [g.step for g in stage.c.bucket.prune(run, 2)] == [10]
+    left = stage.s3.list_object_versions(Bucket=BUCKET, Prefix=f"runs/{SPEC['name']}/checkpoints/")
+    assert [v["Key"].split("/")[-2] for v in left["Versions"]] == ["000000000020", "000000000030"]
+    assert "DeleteMarkers" not in left
