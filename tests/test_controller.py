@@ -347,6 +347,20 @@ def test_a_success_is_believed_when_the_bucket_has_its_metrics(stage: Deployed) 
     assert (run["status"], run["metrics"]) == ("SUCCEEDED", {"loss": 0.1})
 
 
+def test_while_two_leases_of_a_handoff_stand_a_refused_renewal_suspends_nothing(stage: Deployed) -> None:
+    """The predecessor's lease comes back in a moment, and the renewal is asked for again."""
+    stage.warned()
+    stage.claim(False, attempt=2)
+    stage.c.store.ledger.open(["2026-12"])
+    held = stage.c.store.ledger.month("2026-11")
+    stage.c.store.ledger.set_limit(held["reserved"] + held["settled"], ["2026-11", "2026-12"])
+    stage.clock.now += timedelta(minutes=26)
+    told = stage.beat(1)
+    assert (told["action"], stage.run["status"]) == ("continue", "RECOVERING")
+    stage.c.shell.on_instance(ev.InstanceState("i-00000001", "terminated"))
+    assert stage.beat(2)["lease_end"] > told["lease_end"]
+
+
 def test_a_success_without_its_metrics_in_the_bucket_is_none(stage: Deployed) -> None:
     stage.training()
     stage.leave(reason="done", code=0)
