@@ -162,6 +162,16 @@ def test_over_the_month_the_answer_has_the_numbers(stage: Deployed) -> None:
     assert stage.ec2.calls == 0
 
 
+@pytest.mark.parametrize("ask", [people.submit, lambda c, body, by: people.plan(c, body)])
+def test_a_name_whose_results_an_earlier_deployment_left_is_refused(stage: Deployed, ask: Any) -> None:
+    """Its checkpoints would be restored as if this run had published them."""
+    stage.publish(1, 4000)
+    with refused(409, "name_used") as error:
+        ask(stage.c, SPEC, ME)
+    assert "s3://" in str(error.value)
+    assert stage.c.store.load(SPEC["name"]) is None
+
+
 def test_a_run_that_may_not_cost_one_lease_is_refused(stage: Deployed) -> None:
     with refused(402, "run_budget"):
         stage.submit(limits={"cost_usd": "0.01"})
