@@ -92,8 +92,8 @@ class Stage:
         self._open.callback(sweeper.join, 30)
         self._open.callback(self._stopping.set)
 
-    def _chalice_deploy(self, env: Mapping[str, str], role_arn: str) -> tuple[str, str]:
-        made = self.emulator.chalice_deploy(deploying.ROOT, STAGE, env, stage_config=deploying.stage_config(role_arn))
+    def _chalice_deploy(self, env: Mapping[str, str], roles: Mapping[str, str]) -> tuple[str, str]:
+        made = self.emulator.chalice_deploy(deploying.ROOT, STAGE, env, stage_config=deploying.stage_config(roles))
         return made.api_id, made.url
 
     def sweep(self) -> None:
