@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +143,12 @@ def test_policies_are_as_small_as_iam_wants_them() -> None:
         assert len(json.dumps(policy["PolicyDocument"], separators=(",", ":"))) < 5500, name
     for name, role in ROLES.items():
         assert len(json.dumps(role["Policies"], separators=(",", ":"))) < 9000, name
+
+
+def test_cfn_lint_has_nothing_to_say() -> None:
+    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--regions", "us-east-1", "--template"]
+    done = subprocess.run([*lint, str(stack.TEMPLATE)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_template_is_as_small_as_cloudformation_takes_it() -> None:
