@@ -120,7 +120,7 @@ def _tend(run: Run, attempt: Attempt, now: datetime, policy: Policy, commands: l
             commands.append(ev.Settle(attempt.number))
         return run
     if attempt.instance_id is None:
-        if attempt.launch and now > attempt.launch.asked_at:
+        if attempt.launch and now >= attempt.launch.asked_at + policy.answer_within:
             commands.append(ev.StartInstance(attempt.number))
         return run
     run, attempt = _drain(run, attempt, now)
