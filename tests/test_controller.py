@@ -367,7 +367,7 @@ def test_while_two_leases_of_a_handoff_stand_a_refused_renewal_suspends_nothing(
     stage.claim(False, attempt=2)
     stage.c.store.ledger.open(["2026-12"])
     held = stage.c.store.ledger.month("2026-11")
-    stage.c.store.ledger.set_limit(held["reserved"] + held["settled"], ["2026-11", "2026-12"])
+    stage.c.store.ledger.set_limit(held["reserved"] + held["settled"], ["2026-11", "2026-12"], stage.clock.now)
     stage.clock.now += timedelta(minutes=26)
     told = stage.beat(1)
     assert (told["action"], stage.run["status"]) == ("continue", "RECOVERING")
