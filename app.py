@@ -183,10 +183,11 @@ def budget() -> Response:
     def act() -> Response:
         from chalicelib import money
         from chalicelib.contracts import api
+        from chalicelib.contracts.money import BudgetChange
 
         request = app.current_request
         if request is not None and request.method == "PUT":
-            return _answer(money.set_limit(controller(), api.validate_request(api.BudgetChange, _body()), _caller()))
+            return _answer(money.set_limit(controller(), api.validate_request(BudgetChange, _body()), _caller()))
         return _answer(money.budget(controller()))
 
     return _guarded(act)
