@@ -15,7 +15,7 @@ from spotrelay.rehearsal.job import Job
 from spotrelay.rehearsal.stage import STAGE, Stage
 
 Say = Callable[[str], None]
-SETTLE_S = 1.0
+SETTLE_S = 0.5
 
 
 class NotWholeError(Exception):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from spotrelay.privileges.prove import Broken
 from spotrelay.privileges.statements import Attachment
+from spotrelay.rehearsal.stage import STAGE
 
 # Actions that no walk needs, each with its reason. An action that is neither used nor here is idle, and fails the proof.
 RARE: dict[str, str] = {}
@@ -25,13 +27,19 @@ def page(results: Sequence[Broken], seconds: float) -> str:
     statements = [each for each in results if not isinstance(each.part, Attachment)]
     attachments = [each for each in results if isinstance(each.part, Attachment)]
     for each in (*statements, *attachments):
-        lines.append(f"| {each.part.name} | {_first(each)} | {_role(each)} | {each.seconds:.0f} s |")
+        lines.append(f"| {_short(each.part.name)} | {_first(each)} | {_role(each)} | {each.seconds:.0f} s |")
     wrongs = [f"- {each.part.name}: {wrong(each)}" for each in results if wrong(each)]
     said = f"{len(statements)} statements and {len(attachments)} attachments in {seconds / 60:.0f} minutes; "
     said += "each is needed." if not wrongs else "not needed, or not shown to be:\n\n" + "\n".join(wrongs)
     rare = "".join(f"- `{action}`: {why}\n" for action, why in RARE.items())
     rest = f"\n\nActions that no walk uses:\n\n{rare}" if rare else "\n"
     return HEAD + "\n".join(lines) + f"\n\n{said}{rest}"
+
+
+def sids(text: str) -> list[str]:
+    """The names of the statements that a page tells of."""
+    found = re.findall(r"^\| [\w-]+: (\w+) \|", text, re.MULTILINE)
+    return [str(each) for each in found]
 
 
 def wrong(result: Broken) -> str | None:
@@ -51,4 +59,8 @@ def _first(result: Broken) -> str:
 
 
 def _role(result: Broken) -> str:
-    return result.refused.role.removeprefix("spot-relay-rehearsal-") if result.refused else ""
+    return _short(result.refused.role) if result.refused else ""
+
+
+def _short(name: str) -> str:
+    return name.replace(f"spot-relay-{STAGE}-", "")

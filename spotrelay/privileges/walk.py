@@ -17,9 +17,9 @@ from spotrelay.client import ApiRefused, ApiUnreachable
 from spotrelay.rehearsal.job import Job
 from spotrelay.rehearsal.stage import STAGE, Stage
 
-SECRET, KNOWN = "walk", "known@example.org"
+SECRET, KNOWN, INPUT = "walk", "known@example.org", "inputs/walk"
 LASTS_S = 40.0  # of training: longer than the first half of a lease, so that one is renewed
-PATIENCE_S, GONE_S, SWEEPS_AFTER = 150.0, 30.0, 4
+PATIENCE_S, GONE_S, SWEEPS_AFTER = 180.0, 30.0, 4
 EVENTS = ("on_warning", "on_state_change", "sweep")
 _ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 _OURS = {"Key": "spot-relay:stage", "Value": STAGE}
@@ -28,9 +28,10 @@ Look = Callable[[], None]
 
 
 def prepare(stage: Stage) -> None:
-    """What a walk finds: a stored secret, and somebody who is told of another run already."""
+    """What a walk finds: a stored secret, an input, and somebody who is told of another run already."""
     name = f"/spot-relay/{STAGE}/secrets/{SECRET}"
     stage.client("ssm").put_parameter(Name=name, Value="secret", Type="SecureString", Overwrite=True)
+    stage.client("s3").put_object(Bucket=stage.deployment.resources.BucketName, Key=f"{INPUT}/file", Body=b"x")
     stage.client("sns").subscribe(
         TopicArn=stage.deployment.resources.TopicArn,
         Protocol="email",
@@ -43,8 +44,13 @@ def walk(stage: Stage, job: Job, name: str, look: Look) -> str:
     """Walk to the end and give the run's status. `look` is called all the time; what it raises ends the walk."""
     _beside(stage)
     look()
-    spec = {**job.named(name, LASTS_S), "secrets": {"WALK": SECRET}, "notify": [f"{name}@example.org", KNOWN]}
-    status, asked = "", False
+    spec = {
+        **job.named(name, LASTS_S),
+        "secrets": {"WALK": SECRET},
+        "inputs": [{"from": INPUT, "to": "given"}],
+        "notify": [f"{name}@example.org", KNOWN],
+    }
+    status, asked, struck = "", False, set[str]()
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until and status not in _ENDED:
         look()
@@ -58,9 +64,7 @@ def walk(stage: Stage, job: Job, name: str, look: Look) -> str:
                 stage.api.get("runs", name, view)
             stage.api.get("budget")
             stage.api.get("runs")
-            first = run["attempts"][0] if run["attempts"] else None
-            if first and len(run["attempts"]) == 1 and first["step"] and first["instance_id"]:
-                stage.control.interrupt(first["instance_id"])
+            _strike(stage, run["attempts"], struck)
         except (ApiRefused, ApiUnreachable) as refused:
             look()
             if isinstance(refused, ApiRefused) and refused.status < 500:
@@ -76,6 +80,7 @@ def walk(stage: Stage, job: Job, name: str, look: Look) -> str:
 
 def clean(stage: Stage, name: str) -> None:
     """End what a walk that was broken off left."""
+    stage.control.event_mode("deliver")
     with contextlib.suppress(ApiRefused, ApiUnreachable):
         stage.api.post("runs", name, "cancel")
     ec2, s3, bucket = stage.client("ec2"), stage.client("s3"), stage.deployment.resources.BucketName
@@ -91,6 +96,35 @@ def clean(stage: Stage, name: str) -> None:
             ec2.delete_volume(VolumeId=volume["VolumeId"])
     for upload in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
         s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+
+def _strike(stage: Stage, attempts: list[dict[str, Any]], struck: set[str]) -> None:
+    """Each attempt but the last is taken away once it has published: each time another function has to launch the next."""
+    newest = attempts[-1] if attempts else None
+    if newest is None or not newest["instance_id"] or newest["step"] in (None, newest["from_step"]):
+        return
+    instance, number = str(newest["instance_id"]), len(attempts)
+    if instance in struck:
+        return
+    struck.add(instance)
+    if number == 1:  # the event alone: the instance, which would be told at once, would be faster with its heartbeat
+        _warn(stage, instance)
+    elif number == 2:
+        stage.control.kill(instance)
+    elif number == 3:
+        stage.control.event_mode("lose")
+        stage.control.kill(instance)
+    else:
+        stage.control.event_mode("deliver")
+
+
+def _warn(stage: Stage, instance: str) -> None:
+    event = {
+        "Source": "aws.ec2",
+        "DetailType": "EC2 Spot Instance Interruption Warning",
+        "Detail": json.dumps({"instance-id": instance, "instance-action": "terminate"}),
+    }
+    stage.emulator.client("events", as_ec2_host=True).put_events(Entries=[event])
 
 
 def _beside(stage: Stage) -> None:
