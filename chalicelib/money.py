@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from chalicelib import housekeeping, views
+from chalicelib.codec import Unreadable
 from chalicelib.contracts.api import BudgetChange
 from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
@@ -15,6 +17,7 @@ from chalicelib.core.model import Policy, Run
 from chalicelib.core.money import ZERO
 from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import waiting
+from chalicelib.core.storage import Stored
 from chalicelib.ledger import LimitTooLow
 
 _SHOWN = 100  # instances of others
@@ -24,13 +27,12 @@ def budget(c: Controller) -> dict[str, Any]:
     now = c.clock()
     month = calendar.month(now, c.policy)
     account = c.store.ledger.month(month)
-    live = [run for name in c.store.live() if (run := c.store.load(name)) is not None]
-    stored, beside = c.storage.stored(), c.unmanaged.report()
+    stored, beside = _stored(c), c.unmanaged.report()
     return {
         "month": month,
         "turns_at": calendar.turn(now, c.policy).isoformat(),
         **{f"{name}_usd": views.usd(account[name]) for name in ("limit", "settled", "reserved", "free")},
-        "forecast_usd": views.usd(forecast(account, live, now, c.policy)),
+        "forecast_usd": views.usd(forecast(account, list(_live(c)), now, c.policy)),
         "runs": [
             {"run": r["run"], "settled_usd": views.usd(r["settled"]), "reserved_usd": views.usd(r["reserved"])}
             for r in c.store.ledger.runs(month)
@@ -67,9 +69,29 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
         message = f"The monthly limit is {body.limit_usd:.2f} USD, was {before:.2f}; set by {by}."
         c.acts.record(f"{now.isoformat()}#limit", News(Kind.LIMIT, "Spot Relay: the limit has changed", message), now)
     if body.limit_usd > before:
-        runs = [run for name in c.store.live() if (run := c.store.load(name)) is not None and waiting(run)]
+        runs = [run for run in _live(c) if waiting(run)]
         housekeeping.resume(c.shell, runs, lambda: housekeeping.free(c, now), c.fresh_offers, now, raised=True)
     return budget(c)
+
+
+def _live(c: Controller) -> Iterator[Run]:
+    """Runs with something left to do, but for those that can't be read."""
+    for name in c.store.live():
+        try:
+            run = c.store.load(name)
+        except Unreadable as error:
+            c.saw(error)
+            continue
+        if run is not None:
+            yield run
+
+
+def _stored(c: Controller) -> Stored | None:
+    try:
+        return c.storage.stored()
+    except Unreadable as error:
+        c.saw(error)
+        return None
 
 
 def lines(c: Controller, run: str) -> dict[str, Any]:

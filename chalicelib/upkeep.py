@@ -33,7 +33,11 @@ def whole_pass(c: Controller) -> Report:
     housekeeping.before_runs(c, len(names), before, now)
     report = sweep(c.shell, names, listed.ours, Upkeep(c), now)
     report.failed.update(before.failed)
+    report.unreadable += before.unreadable
     housekeeping.after_runs(c, listed.others, report, now)
+    for error in report.unreadable:
+        with report.kept(error.what):
+            c.saw(error)
     c.idle_since = now if idle and not report.failed else None
     return report
 

@@ -17,6 +17,7 @@ class Kind(StrEnum):
     ENDED = "ended"  # an instance or volume that no run accounts for
     THRESHOLD = "threshold"
     LIMIT = "limit"
+    UNREADABLE = "unreadable"  # a record or an event that can't be understood
 
     @property
     def digest(self) -> bool:
