@@ -15,10 +15,10 @@ from chalice.app import Chalice, CloudWatchEvent, ConvertToMiddleware, IAMAuthor
 from chalicelib.codec import Unreadable
 from chalicelib.contracts.names import is_run_name
 from chalicelib.controller import Controller, controller
-from chalicelib.core.figures import Name
 from chalicelib.parse import Malformed, parse
 from chalicelib.telemetry import about, logger
 
+_OF_EC2 = {"source": ["aws.ec2"]}
 _GONE = ["shutting-down", "terminated", "stopping", "stopped"]
 _MOST_BODY = 64 * 1024
 _NUMBER = re.compile(r"[1-9][0-9]{0,3}")
@@ -32,19 +32,13 @@ signed = IAMAuthorizer()
 # -- events ----------------------------------------------------------------------------------------------------------
 
 
-@app.on_cw_event({"source": ["aws.ec2"], "detail-type": ["EC2 Spot Instance Interruption Warning"]})
+@app.on_cw_event({**_OF_EC2, "detail-type": ["EC2 Spot Instance Interruption Warning"]})
 def on_warning(event: CloudWatchEvent) -> None:
     """EC2 takes an instance back in two minutes."""
     _on_instance(event)
 
 
-@app.on_cw_event(
-    {
-        "source": ["aws.ec2"],
-        "detail-type": ["EC2 Instance State-change Notification"],
-        "detail": {"state": _GONE},
-    }
-)
+@app.on_cw_event({**_OF_EC2, "detail-type": ["EC2 Instance State-change Notification"], "detail": {"state": _GONE}})
 def on_state_change(event: CloudWatchEvent) -> None:
     """An instance of the account ends."""
     _on_instance(event)
@@ -53,12 +47,11 @@ def on_state_change(event: CloudWatchEvent) -> None:
 def _on_instance(event: CloudWatchEvent) -> None:
     c = controller()
     counted = len(c.counter.calls)
-    given = event.to_dict()
     try:
-        ours = parse(given, c.policy.notice)
+        ours = parse(event.to_dict(), c.policy.notice)
     except Malformed as error:
         # Permanent: raising would only have Lambda deliver it twice more.
-        c.saw(Unreadable(f"EVENT / {given.get('detail-type')}", str(error)))
+        c.saw(Unreadable(f"EVENT / {event.detail_type}", str(error)))
         return
     if ours is None:
         return
@@ -90,13 +83,8 @@ def sweep(event: CloudWatchEvent) -> dict[str, Any]:
     """Do whatever an event should have done and did not."""
     from chalicelib.upkeep import whole_pass
 
-    c = controller()
-    report = whole_pass(c)
-    if report.strays:
-        logger.warning("strays ended", extra={"instances": report.strays})
-        c.telemetry.count(Name.STRAYS_ENDED, len(report.strays), instances=report.strays)
-    for part, why in report.failed.items():
-        logger.error("a part of the sweep failed", extra={"part": part, "error": why, **report.about.get(part, {})})
+    report = whole_pass(c := controller())
+    c.telemetry.swept(report)
     report.check()
     return {"runs": report.runs, "instances": report.instances, "strays": report.strays}
 

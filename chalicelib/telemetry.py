@@ -7,12 +7,15 @@ nothing is said of a zero. It never decides or raises anything on its own.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
 from chalicelib.core.figures import Name, figures
 from chalicelib.core.model import Attempt, Policy, Run
+
+if TYPE_CHECKING:
+    from chalicelib.sweep import Report
 
 logger = Logger(service="spot-relay")
 NAMESPACE = "SpotRelay"
@@ -43,6 +46,14 @@ class Telemetry:
         keys = {**about(run, run.newest), "limit": which}
         logger.warning("lease refused", extra=keys)
         self.count(Name.LEASES_REFUSED, 1, **keys)
+
+    def swept(self, report: Report) -> None:
+        """A pass of the sweep is over: the strays it ended, and each part that failed with the run or instance of it."""
+        if report.strays:
+            logger.warning("strays ended", extra={"instances": report.strays})
+            self.count(Name.STRAYS_ENDED, len(report.strays), instances=report.strays)
+        for part, why in report.failed.items():
+            logger.error("a part of the sweep failed", extra={"part": part, "error": why, **report.about.get(part, {})})
 
     def count(self, name: Name, value: float, **keys: Any) -> None:
         """A metric of the stage; `keys` go beside it into the log, where they cost nothing."""

@@ -25,7 +25,7 @@ from tests.hooks import answers, aws
 from tests.test_controller import SPEC, Deployed
 
 QUOTE = Quote(Decimal("0.068"), START, "spot_history")
-HOURLY = Decimal("0.078480")  # 0.068 + 50 GB gp3 + IPv4
+HOURLY = Decimal("0.078556")  # 0.068 + 50 GB gp3 + IPv4
 LEASE = leases.first(START, 1, OFFERS[0].max_price, 50, POLICY).reserved
 
 
@@ -78,8 +78,8 @@ def test_the_numbers_are_all_there_and_agree_with_the_lease_that_is_reserved() -
     assert numbers == {
         "first_lease_usd": str(LEASE),
         "hourly_usd": str(HOURLY),
-        "hourly_at_cap_usd": "0.180480",
-        "expected_usd": "2.35",
+        "hourly_at_cap_usd": "0.180953",
+        "expected_usd": "2.36",
         "expected_hours": "30.0",
         "limit_usd": "11",
         "month": "2026-11",
@@ -89,7 +89,7 @@ def test_the_numbers_are_all_there_and_agree_with_the_lease_that_is_reserved() -
             "reserved_usd": "0.000000",
             "settled_usd": "0.000000",
         },
-        "month_covers_hours": "254.8",
+        "month_covers_hours": "254.6",
     }
 
 
@@ -141,6 +141,11 @@ def test_vcpus_are_asked_once_a_type_and_are_none_when_aws_does_not_say(store: S
     for _ in range(2):
         assert quotas.vcpus(["c6i.xlarge", "c5.2xlarge"]) == {"c6i.xlarge": 4, "c5.2xlarge": 8}
     assert len(seen) == 2
+
+
+def test_a_type_that_ec2_does_not_know_keeps_no_other_from_being_counted(store: Store) -> None:
+    quotas = Quotas(lambda: aws("ec2"), lambda: None)
+    assert quotas.vcpus(["c6i.xlarge", "x99.xlarge", "c5.2xlarge"]) == {"c6i.xlarge": 4, "c5.2xlarge": 8}
 
 
 # -- the routes ------------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_a_warning_names_run_attempt_and_instance_and_times_the_relaunch(handler
     [line] = handlers.said("instance event")
     has(line, run=RUN, attempt=1, instance_id="i-00000001", kind="Warned", phase="TRAINING")
     assert {"function_request_id", "cold_start", "calls"} <= set(line)
-    moved = [(each["attempt"], each["phase"], each["instance_id"]) for each in handlers.said("attempt")]
+    moved = [(each["attempt"], each["phase"], each.get("instance_id")) for each in handlers.said("attempt")]
     assert moved == [(2, "LAUNCHING", None), (2, "BOOTING", "i-00000002")]
     assert handlers.metrics == {"RelaunchTime": 4}
     [counted] = [each for each in handlers.seen if "_aws" in each]
@@ -242,7 +242,7 @@ def _state(instance: str) -> dict[str, Any]:
 
 def test_a_lease_that_the_money_does_not_cover_is_counted(handlers: Handlers) -> None:
     handlers.training()
-    handlers.c.store.ledger.set_limit(Decimal("0.5"), ["2026-11"])
+    handlers.c.store.ledger.set_limit(Decimal("0.5"), ["2026-11"], handlers.clock.now)
     handlers.clock.now += timedelta(minutes=40)
     account = handlers.c.store.ledger.month("2026-11")
     moved = handlers.c.store.ledger.moved("2026-11", Decimal(0), account["free"])

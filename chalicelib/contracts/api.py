@@ -164,11 +164,13 @@ class RunMoney(_Answer):
 
 
 class StorageMoney(_Answer):
-    """What the bucket costs this month: settled by the day, reserved until the month's end."""
+    """What the bucket costs this month: settled by the day, reserved until the month's end. `short_usd` of it found no money
+    in the month: nothing else gets any before."""
 
     bytes: int
     settled_usd: Usd
     reserved_usd: Usd
+    short_usd: Usd
     measured_at: datetime
 
 
@@ -182,11 +184,17 @@ class ForeignInstance(_Answer):
 
 
 class UnmanagedMoney(_Answer):
-    """Estimated spend of this month's instances that are not ours. `guard: account` ends them."""
+    """Estimated spend of this month's instances that are not ours. `guard: account` ends them.
+
+    `instances` are the dearest that run; `unnamed` says how many more run, and `unnamed_usd` what these have cost. `usd` has all,
+    those that are gone included.
+    """
 
     guard: Literal["own", "account"]
     usd: Usd
     instances: list[ForeignInstance]
+    unnamed: int
+    unnamed_usd: Usd
 
 
 class Act(_Answer):

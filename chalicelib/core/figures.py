@@ -63,8 +63,8 @@ def _warned_at(run: Run, attempt: Attempt, policy: Policy) -> datetime | None:
 
 def _due(before: Run, old: Attempt | None, attempt: Attempt, now: datetime, policy: Policy) -> datetime | None:
     """Since when what was done now had been due: a launch that waited for its time, an instance that was to be ended."""
-    if old is None:
+    if attempt.launch and (old is None or old.launch != attempt.launch):
         return before.retry_at if before.retry_at and before.retry_at <= now else None
-    if attempt.terminate_asked_at and old.terminate_asked_at is None:
+    if attempt.terminate_asked_at and old and old.terminate_asked_at is None:
         return min((at for at, _ in limits_of(old, policy) if at <= now), default=None)
     return None
