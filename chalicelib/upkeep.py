@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from chalicelib import housekeeping
+from chalicelib.codec import reading
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
@@ -66,7 +67,9 @@ class Upkeep:
             return
         found = self._c.store.spec(run.name)
         if found:
-            self._c.bucket.prune(run, int(found[0]["checkpoint"]["keep"]))
+            with reading(f"RUN#{run.name}", "SPEC"):
+                keep = int(found[0]["checkpoint"]["keep"])
+            self._c.bucket.prune(run, keep)
 
     def _heard(self, run: Run) -> dict[int, Beat]:
         if not run.live:

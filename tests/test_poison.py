@@ -15,11 +15,13 @@ from chalicelib.codec import Unreadable, to_item
 from chalicelib.contracts import api
 from chalicelib.contracts.api import BudgetChange
 from chalicelib.core import events as ev
+from chalicelib.core.decide import decide
 from chalicelib.core.model import Status
 from chalicelib.core.news import Kind, News
 from chalicelib.core.storage import Stored
 from chalicelib.store import Store
 from chalicelib.telemetry import logger
+from chalicelib.upkeep import Upkeep
 from tests.conftest import TABLE
 from tests.core_world import START, new_run
 from tests.hooks import answers
@@ -123,6 +125,16 @@ def test_a_spec_that_cannot_be_read_hides_the_spec_and_not_the_run(house: House)
     spoil(house, f"RUN#{BAD}", "SPEC", spec="{")
     assert people.get(house.c, BAD)["spec"] is None
     assert people.get(house.c, GOOD)["spec"] == {"name": GOOD, "checkpoint": {"keep": 3}}
+
+
+def test_a_spec_without_what_the_sweep_needs_is_no_failure_of_the_sweep(store: Store) -> None:
+    house = House()
+    run = house.c.store.create(new_run(name=GOOD), {"name": GOOD}, "hash")
+    upkeep = Upkeep(house.c)
+    upkeep._beats[GOOD] = {1: agents.Beat(attempt=1, at=START, phase="train", checkpoint_at=START)}
+    launched = decide(run, ev.Submitted(), START, house.c.policy).run
+    with pytest.raises(Unreadable, match="SPEC"):
+        upkeep.prune(launched)
 
 
 def test_an_instance_whose_run_cannot_be_read_is_left_to_its_lease_and_a_stray_beside_it_is_ended(
