@@ -86,6 +86,8 @@ class Fuzzed:
             case.path_parameters = parameters
         auth = self.agent if "attempt" in parameters else self.people
         answer = case.call(base_url=self.stage.api.url, session=self.http, auth=auth, timeout=30)
+        if answer.status_code == 403 and "error" not in answer.json():
+            return  # API Gateway's own refusal, which the emulator gives another type than AWS does
         case.validate_response(answer, checks=CHECKS)
 
     def _nearly_right(self, case: Case) -> None:
