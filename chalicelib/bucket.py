@@ -13,6 +13,7 @@ from chalicelib.core.model import Counted, Run
 
 _MOST_METRICS = 1024 * 1024
 _MANIFEST = "MANIFEST.json"
+_MOST_DELETED = 1000  # keys in a DeleteObjects request
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Bucket:
         self._s3.put_object(
             Bucket=self.name, Key=f"{run_prefix(run)}spec.json", Body=body, ContentType="application/json"
         )
+
+    def holds(self, run: str) -> bool:
+        """Whether there is anything of a run of this name."""
+        return bool(self._s3.list_objects_v2(Bucket=self.name, Prefix=run_prefix(run), MaxKeys=1).get("Contents"))
 
     def source(self, run: str) -> Source | None:
         """The source that the first attempt stored, if one did."""
@@ -126,7 +131,7 @@ class Bucket:
         """Folders named by a number. With a delimiter a checkpoint of 10,000 files is one line of the answer."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix, Delimiter="/")
         names = (p["Prefix"][len(prefix) :].rstrip("/") for page in pages for p in page.get("CommonPrefixes", []))
-        return [int(name) for name in names if name.isdigit()]
+        return [int(name) for name in names if name.isascii() and name.isdecimal()]
 
     def _head(self, key: str) -> dict[str, Any] | None:
         try:
@@ -140,11 +145,14 @@ class Bucket:
     def _delete(self, prefix: str) -> None:
         # The manifest first: from then on the checkpoint does not exist, however far the rest gets.
         self._s3.delete_object(Bucket=self.name, Key=prefix + _MANIFEST)
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        # Every version: what is hidden behind a delete marker would be charged for days.
+        pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix)
         for page in pages:
-            keys = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
-            if keys:
-                self._s3.delete_objects(Bucket=self.name, Delete={"Objects": keys, "Quiet": True})
+            found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            versions = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in found]
+            for first in range(0, len(versions), _MOST_DELETED):
+                batch = versions[first : first + _MOST_DELETED]
+                self._s3.delete_objects(Bucket=self.name, Delete={"Objects": batch, "Quiet": True})
 
 
 def _missing(error: ClientError) -> bool:

@@ -18,6 +18,7 @@ from chalicelib.core.model import Reason, Run
 from chalicelib.core.money import ZERO
 from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import to_resume, waiting
+from chalicelib.core.storage import Stored
 from chalicelib.instances import Instance, Volume, list_left_volumes
 from chalicelib.shell import Shell
 from chalicelib.sweep import Report
@@ -35,26 +36,42 @@ def before_runs(c: Controller, live: int, report: Report, now: datetime) -> None
     with report.kept("months"):
         c.store.ledger.open([calendar.month(now, c.policy), calendar.month(calendar.turn(now, c.policy), c.policy)])
     with report.kept("storage"):
-        c.storage.keep(now, live, c.policy)
+        stored = c.storage.keep(now, live, c.policy)
+        if stored is not None and stored.gap:
+            _storage_short(c, stored, now)
+
+
+def _storage_short(c: Controller, stored: Stored, now: datetime) -> None:
+    """Once a month: nothing else gets money before storage does, so runs drain and wait; what is stored goes on costing."""
+    message = (
+        f"What is stored ({stored.most / 10**9:.1f} GB) costs {stored.gap:.2f} USD more in {stored.month} than is left of its "
+        "limit. Runs wait meanwhile. Delete results or checkpoints that are not needed, or raise the limit (PUT /budget)."
+    )
+    news = News(Kind.THRESHOLD, f"Spot Relay: {stored.month} has too little money for what is stored", message)
+    c.acts.record(f"{stored.month}#storage", news, now)
 
 
 def after_runs(
     c: Controller, others: list[Instance], report: Report, now: datetime, in_time: Callable[[], bool] = lambda: True
 ) -> None:
     with report.kept("waiting runs"):
-        runs = takewhile(lambda _: in_time(), waiting_runs(c.shell, report.waiting))
-        resume(c.shell, runs, lambda: free(c, now), c.fresh_offers, now)
+        resume_waiting(c, takewhile(lambda _: in_time(), waiting_runs(c.shell, report.waiting)), now)
     left_volumes(c, report, now)
     with report.kept("other instances"):
-        _others(c, others, report, now)
+        c.unmanaged.keep(others, now, c.policy)
+    if c.settings.guard == "account":
+        _guard(c, others, report, now)
     with report.kept("thresholds"):
         _thresholds(c, bool(report.waiting), now)
     with report.kept("mail"):
         c.outbox.deliver(now)
 
 
-def free(c: Controller, now: datetime) -> Decimal:
-    return c.store.ledger.month(calendar.month(now, c.policy))["free"]
+def resume_waiting(c: Controller, runs: Iterator[Run], now: datetime) -> None:
+    def free() -> Decimal:
+        return c.store.ledger.month(calendar.month(now, c.policy))["free"]
+
+    resume(c.shell, runs, free, c.store.ledger.raised_at, c.fresh_offers, now)
 
 
 def waiting_runs(shell: Shell, created: Mapping[str, datetime]) -> Iterator[Run]:
@@ -70,13 +87,13 @@ def resume(
     shell: Shell,
     runs: Iterator[Run],
     free: Callable[[], Decimal],
+    raised_at: Callable[[], datetime | None],
     priced: Callable[[Run], ev.Priced | None],
     now: datetime,
-    *,
-    raised: bool = False,
 ) -> list[str]:
     """Let waiting runs go on, in this order, as far as the money goes. Gives their names.
 
+    `free` is the month's money, `raised_at` when its limit was last raised; both are asked only when a run waits.
     One that fails keeps no other from going on; its error rises at the end.
     """
     names: list[str] = []
@@ -84,7 +101,7 @@ def resume(
     first = next(runs, None)
     if first is None:
         return names
-    for run in to_resume(chain([first], runs), free(), now, shell.policy, raised=raised):
+    for run in to_resume(chain([first], runs), free(), now, shell.policy, raised_at=raised_at()):
         try:
             offers = priced(run)
             if offers:
@@ -119,14 +136,12 @@ def _delete(c: Controller, volume: Volume, report: Report, now: datetime) -> Non
             raise
 
 
-def _others(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
-    c.unmanaged.keep(others, now, c.policy)
-    if c.settings.guard != "account":
-        return
+def _guard(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
+    """End what is not ours, each by itself; it does not wait for the figures of what that costs."""
     for instance in others:
         if instance.protected or now - instance.launched_at < _FOREIGN_FOR * c.settings.time_scale:
             continue
-        with report.kept(instance.instance_id):
+        with report.kept(instance.instance_id, instance_id=instance.instance_id):
             _end(c, instance, report, now)
 
 

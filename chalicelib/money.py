@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from chalicelib import housekeeping, views
-from chalicelib.contracts.api import BudgetChange
+from chalicelib.codec import Unreadable
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.money import BudgetChange
 from chalicelib.controller import Controller
 from chalicelib.core import calendar
 from chalicelib.core.model import Policy, Run
 from chalicelib.core.money import ZERO
 from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import waiting
+from chalicelib.core.storage import Stored
 from chalicelib.ledger import LimitTooLow
-
-_SHOWN = 100  # instances of others
 
 
 def budget(c: Controller) -> dict[str, Any]:
     now = c.clock()
     month = calendar.month(now, c.policy)
     account = c.store.ledger.month(month)
-    live = list(c.store.load_many(c.store.live()).values())
-    stored, beside = c.storage.stored(), c.unmanaged.report()
+    stored, beside = _stored(c), c.unmanaged.report()
     return {
         "month": month,
         "turns_at": calendar.turn(now, c.policy).isoformat(),
         **{f"{name}_usd": views.usd(account[name]) for name in ("limit", "settled", "reserved", "free")},
-        "forecast_usd": views.usd(forecast(account, live, now, c.policy)),
+        "forecast_usd": views.usd(forecast(account, list(_live(c)), now, c.policy)),
         "runs": [
             {"run": r["run"], "settled_usd": views.usd(r["settled"]), "reserved_usd": views.usd(r["reserved"])}
             for r in c.store.ledger.runs(month)
         ],
         "storage": views.storage_view(stored if stored and stored.month == month else None),
-        "unmanaged": views.unmanaged_view(
-            beside if beside and beside.month == month else None, c.settings.guard, _SHOWN
-        ),
+        "unmanaged": views.unmanaged_view(beside if beside and beside.month == month else None, c.settings.guard),
         "acts": c.acts.recent(),
     }
 
@@ -51,7 +49,7 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
     ledger.open(months)
     before = ledger.limit()
     try:
-        ledger.set_limit(body.limit_usd, months)
+        ledger.set_limit(body.limit_usd, months, now)
     except LimitTooLow as error:
         held = error.account["settled"] + error.account["reserved"]
         raise ApiError(
@@ -66,11 +64,24 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
     if body.limit_usd != before:
         message = f"The monthly limit is {body.limit_usd:.2f} USD, was {before:.2f}; set by {by}."
         c.acts.record(f"{now.isoformat()}#limit", News(Kind.LIMIT, "Spot Relay: the limit has changed", message), now)
-    if body.limit_usd > before:
-        live = c.store.load_many(c.store.live()).values()
-        runs = sorted((run for run in live if waiting(run)), key=lambda run: (run.created_at, run.name))
-        housekeeping.resume(c.shell, iter(runs), lambda: housekeeping.free(c, now), c.fresh_offers, now, raised=True)
+    if body.limit_usd >= before:
+        # What fails from here on, the next sweep does: the ledger knows when the limit was raised.
+        runs = sorted((run for run in _live(c) if waiting(run)), key=lambda run: (run.created_at, run.name))
+        housekeeping.resume_waiting(c, iter(runs), now)
     return budget(c)
+
+
+def _live(c: Controller) -> Iterable[Run]:
+    """Runs with something left to do, but for those that can't be read."""
+    return c.store.load_many(c.store.live()).values()
+
+
+def _stored(c: Controller) -> Stored | None:
+    try:
+        return c.storage.stored()
+    except Unreadable as error:
+        c.saw(error)
+        return None
 
 
 def lines(c: Controller, run: str) -> dict[str, Any]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from chalicelib import admission, money, views
-from chalicelib.bucket import checkpoint_prefix
+from chalicelib.bucket import checkpoint_prefix, run_prefix
+from chalicelib.codec import Unreadable
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Limits, Reason, Run, Status
+from chalicelib.pools import named_at
 from chalicelib.records import BadCursor
 from chalicelib.store import Exists
 from chalicelib.subscribers import subscribe
 
 _PAGE, _MOST = 20, 100
+_TIMELINE = re.compile(r"[0-9]{1,12}#[0-9]{1,12}")  # the sort key of a line, without its first word
 
 
 def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
@@ -29,6 +33,7 @@ def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
     if existing is not None:
         _subscribe(c, spec)
         return 200, existing
+    _must_be_unused(c, spec.name)
     run = _new_run(c, spec, by)
     try:
         c.store.create(run, document, digest)
@@ -55,10 +60,24 @@ def _same_run(c: Controller, name: str, digest: str) -> dict[str, Any] | None:
     return get(c, name)
 
 
+def _must_be_unused(c: Controller, name: str) -> None:
+    """The bucket outlives a deployment: what a run of an earlier one left there must not be taken for this one's (I4)."""
+    if c.bucket.holds(name):
+        where = f"s3://{c.bucket.name}/{run_prefix(name)}"
+        raise ApiError(
+            409,
+            "name_used",
+            f"The bucket holds what a run {name!r} of an earlier deployment left: choose another name, or move {where} away.",
+            [{"field": "name", "value": name, "message": "must not be that of a run whose results are in the bucket"}],
+        )
+
+
 def plan(c: Controller, body: object) -> dict[str, Any]:
     """What a submission would do and cost now; nothing is done. Raises ApiError 400, 409, 503."""
     spec = _spec(c, body)
     known = _same_run(c, spec.name, specs.canonical_hash(spec))
+    if known is None:
+        _must_be_unused(c, spec.name)
     facts = admission.gather(c, spec)
     judged = admission.judge(spec, facts, c.clock(), c.policy)
     if known is not None:
@@ -96,35 +115,50 @@ def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
         limits=limits,
         deadline=now,
         offers=tuple(p.offer for p in facts.pools),
-        offered_at=now,
+        offered_at=named_at(facts.pools, now),
     )
 
 
 def get(c: Controller, name: str) -> dict[str, Any]:
     run = _load(c, name)
-    found = c.store.spec(name)
-    return views.run_view(run, found[0] if found else None, c.records.beats(name), c.records.results(name))
+    return views.run_view(run, _document(c, name), c.records.beats(name), c.records.results(name))
+
+
+def _document(c: Controller, name: str) -> dict[str, Any] | None:
+    """The spec, to be shown; None when it can't be read."""
+    try:
+        found = c.store.spec(name)
+    except Unreadable as error:
+        c.saw(error)
+        return None
+    return found[0] if found else None
 
 
 def list_runs(c: Controller, query: Mapping[str, str]) -> dict[str, Any]:
-    """Newest first. `status` filters, `limit` bounds, `cursor` goes on."""
+    """Newest first. `status` filters, `limit` bounds, `cursor` goes on. `unreadable` names those that can't be shown."""
     limit = _limit(query)
     wanted = query.get("status")
     if wanted is not None and wanted not in Status.__members__:
         raise ApiError.wrong_field("status", wanted, f"is no status; there are {', '.join(Status)}")
     cursor: str | None = query.get("cursor") or None
     found: list[dict[str, Any]] = []
+    unreadable: list[str] = []
     while True:
         try:
             names, cursor = c.records.runs(limit - len(found), cursor)
         except BadCursor as error:
             raise ApiError.wrong_field("cursor", str(error), "is none that was answered; begin without one") from error
         for name in names:
-            run = c.store.load(name)
+            try:
+                run = c.store.load(name)
+            except Unreadable as error:
+                c.saw(error)
+                unreadable.append(name)
+                continue
             if run is not None and wanted in (None, run.status.value):
                 found.append(views.run_view(run))
         if cursor is None or len(found) >= limit:
-            return {"runs": found, "cursor": cursor}
+            return {"runs": found, "unreadable": unreadable, "cursor": cursor}
 
 
 def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None = None) -> dict[str, Any]:
@@ -157,7 +191,7 @@ def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None =
 def events(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
     _load(c, name)
     cursor = query.get("cursor") or ""
-    if cursor and not all(part.isdigit() for part in cursor.split("#")):
+    if cursor and not _TIMELINE.fullmatch(cursor):
         raise ApiError.wrong_field("cursor", cursor, "is none that was answered; begin without one")
     items, more = c.store.timeline(name, _limit(query), cursor)
     return {"events": [views.event_view(item) for item in items], "cursor": more}
@@ -196,6 +230,6 @@ def _limit(query: Mapping[str, str]) -> int:
     given = query.get("limit")
     if not given:
         return _PAGE
-    if not given.isdigit() or not 1 <= int(given) <= _MOST:
+    if not given.isascii() or not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= _MOST:
         raise ApiError.wrong_field("limit", given, f"must be a whole number from 1 to {_MOST}")
     return int(given)

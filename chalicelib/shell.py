@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
 from chalicelib.core import events as ev
 from chalicelib.core import leases
 from chalicelib.core.decide import decide
-from chalicelib.core.model import Attempt, Policy, Run
-from chalicelib.core.news import news
+from chalicelib.core.model import Attempt, Policy, Reason, Run
+from chalicelib.core.news import news, outlived, unpaid
 from chalicelib.fleet import Unanswered
 from chalicelib.metering import Meter
 from chalicelib.store import Conflict, OverLimit, Store
@@ -39,6 +39,27 @@ class Watchdog(Protocol):
     def clear(self, instance_id: str) -> None: ...
 
 
+class Observer(Protocol):
+    """Is told of what comes about and has no say in it; `chalicelib.telemetry.Telemetry` is the real one."""
+
+    def concerns(self, run: str) -> None: ...
+    def changed(self, before: Run, after: Run, now: datetime) -> None: ...
+    def refused(self, run: Run, which: str) -> None: ...
+
+
+class Nobody:
+    """Watches nothing."""
+
+    def concerns(self, run: str) -> None:
+        return None
+
+    def changed(self, before: Run, after: Run, now: datetime) -> None:
+        return None
+
+    def refused(self, run: Run, which: str) -> None:
+        return None
+
+
 Given = ev.Event | Callable[[Run], ev.Event | None]
 
 
@@ -50,11 +71,15 @@ class Shell:
     clock: Callable[[], datetime]
     meter: Meter
     watchdog: Watchdog
+    observer: Observer = field(default_factory=Nobody)
 
     def on_instance(self, event: ev.Warned | ev.InstanceState) -> Run | None:
         """An event about an instance: one read when it is not ours."""
         name = self.store.run_on(event.instance_id)
-        return self.tell(name, event) if name else None
+        if name is None:
+            return None
+        self.observer.concerns(name)
+        return self.tell(name, event)
 
     def tell(self, name: str, event: Given) -> Run | None:
         """Let a run know. Gives the run after everything that followed at once; None when there is no such run.
@@ -96,6 +121,7 @@ class Shell:
                 with suppress(Conflict):
                     return self._save(before, outcome.run, now), outcome.commands
             except OverLimit as refusal:
+                self.observer.refused(before, refusal.which)
                 if isinstance(event, ev.Renewed):
                     raise  # nothing was launched for it: the lease it has stands
                 refused = decide(outcome.run, _over_limit(outcome.run, refusal), now, self.policy).run
@@ -105,7 +131,9 @@ class Shell:
         raise Conflict(name)
 
     def _save(self, before: Run, after: Run, now: datetime) -> Run:
-        return self.store.save(before, after, now, self.policy, notes(before, after), news(before, after))
+        saved = self.store.save(before, after, now, self.policy, notes(before, after), news(before, after))
+        self.observer.changed(before, saved, now)
+        return saved
 
     def _perform(self, run: Run, command: ev.Command) -> ev.Event | None:
         """Do it, and say what came of it; None when that is not known yet."""
@@ -131,7 +159,8 @@ class Shell:
         now = self.clock()
         found = self.meter.evidence(run, attempt, now)
         usage = leases.usage(run, attempt, now, found, self.policy)
-        return ev.Settled(attempt.number, attempt.lease.seq, usage, leases.credited(attempt, found))
+        credit, outlived = leases.credited(attempt, found), leases.outlived(attempt, found)
+        return ev.Settled(attempt.number, attempt.lease.seq, usage, credit, outlived)
 
     def _start(self, run: Run, attempt: Attempt) -> ev.Event | None:
         assert attempt.launch is not None
@@ -146,10 +175,11 @@ class Shell:
 
 def notes(before: Run, after: Run) -> tuple[ev.Note, ...]:
     """The timeline's lines for a change: what the run says of itself, when it says something new."""
-    if (before.status, before.reason, before.message) == (after.status, after.reason, after.message):
-        return ()
-    newest = after.newest
-    return (ev.Note(after.reason, after.message, newest.number if newest else None),)
+    found = [ev.Note(Reason.LEASE_END, unpaid(a), a.number) for a in outlived(before, after)]
+    if (before.status, before.reason, before.message) != (after.status, after.reason, after.message):
+        newest = after.newest
+        found.insert(0, ev.Note(after.reason, after.message, newest.number if newest else None))
+    return tuple(found)
 
 
 def _same(before: Run, after: Run) -> bool:

@@ -4,7 +4,8 @@ EC2 is listed first. Runs that are well by their glance and their last heartbeat
 read consistently, and looked after: deadlines, launches without an answer, instances gone or silent. What has waited longest
 comes first; many are handed over in slices, and so is what a pass has no time for. Last come instances of ours that no run
 accounts for. An instance is ended only after a consistent read of its run.
-One run that cannot be read or saved never keeps the others waiting: the pass goes on and raises at its end.
+One run that cannot be read or saved never keeps the others waiting: the pass goes on and raises at its end. What can't be read
+is no failure of the pass, which would go on failing until a person has mended it: it is told apart.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from chalicelib.codec import Unreadable
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run, Status
 from chalicelib.core.news import Kind, News
@@ -61,7 +63,8 @@ class SweepFailed(Exception):
 class Report:
     """What one pass found and did. `looked_after` counts runs that were read, `handed_over` those that others will read.
 
-    `waiting` are runs that go on when there is money, with when they were created; `late` counts what the next pass must do.
+    `waiting` are runs that go on when there is money, with when they were created; `late` counts what the next pass must do;
+    `about` has the log's keys of what has failed.
     """
 
     runs: int = 0
@@ -72,10 +75,12 @@ class Report:
     strays: list[str] = field(default_factory=list)
     waiting: dict[str, datetime] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    about: dict[str, dict[str, str]] = field(default_factory=dict)
+    unreadable: list[Unreadable] = field(default_factory=list)
 
-    def kept(self, what: str) -> _Kept:
-        """Keep an error of this part for the end of the pass."""
-        return _Kept(self, what)
+    def kept(self, what: str, **about: str) -> _Kept:
+        """Keep an error of this part for the end of the pass; `about` names the run or the instance it concerns."""
+        return _Kept(self, what, about)
 
     def check(self) -> None:
         """Raises SweepFailed when a part of the pass has failed."""
@@ -84,14 +89,18 @@ class Report:
 
 
 class _Kept:
-    def __init__(self, report: Report, what: str) -> None:
-        self._report, self._what = report, what
+    def __init__(self, report: Report, what: str, about: dict[str, str]) -> None:
+        self._report, self._what, self._about = report, what, about
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Unreadable):
+            self._report.unreadable.append(error)
+            return True
         if isinstance(error, Exception):
+            self._report.about[self._what] = self._about
             self._report.failed[self._what] = f"{type(error).__name__}: {error}"
             return True
         return False
@@ -131,7 +140,7 @@ def look_after(
             report.late += len(_handed_over(runs[n:], around, report))
             return
         report.looked_after += 1
-        with report.kept(seen.name):
+        with report.kept(seen.name, run=seen.name):
             _look_after(shell, seen.name, by_id, around, now, report)
 
 
@@ -198,16 +207,15 @@ def _account_for_all(shell: Shell, instances: list[Instance], around: Around, re
                 if n and not around.in_time():
                     report.late += len(instances) - n
                     return
-                with report.kept(instance.instance_id):
+                with report.kept(instance.instance_id, run=instance.run, instance_id=instance.instance_id):
                     _account_for(shell, instance, runs, around, report, now)
 
 
 def _runs_of(shell: Shell, instances: list[Instance]) -> Callable[[str], Run | None]:
-    """The runs that these instances' tags name: read in few calls, one by one when there is one that can't be read."""
-    try:
-        return shell.store.load_many(i.run for i in instances if i.run).get
-    except Exception:
-        return shell.store.load
+    """The runs that these instances' tags name: read in few calls."""
+    found = shell.store.load_many(i.run for i in instances if i.run)
+    # One that can't be read is not one that is not there: asked for by itself it raises, and its instance is let be.
+    return lambda name: found.get(name) or shell.store.load(name)
 
 
 def _account_for(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from chalicelib import housekeeping
+from chalicelib.codec import reading
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
@@ -35,11 +36,13 @@ def whole_pass(c: Controller, others: Others | None = None) -> Report:
         housekeeping.left_volumes(c, report, now)
         return report
     before = Report()
-    housekeeping.before_runs(c, len(seen), before, now)
+    housekeeping.before_runs(c, sum(i.costs for i in listed.ours), before, now)
     around = Upkeep(c, now, others)
     report = sweep(c.shell, seen, listed.ours, around, now)
     report.failed.update(before.failed)
+    report.unreadable += before.unreadable
     housekeeping.after_runs(c, listed.others, report, now, around.in_time)
+    _told(c, report)
     c.idle_since = now if idle and not report.failed else None
     return report
 
@@ -57,7 +60,14 @@ def one_slice(c: Controller, given: Slice, others: Others | None = None) -> Repo
     report.instances = len(instances)
     by_id = {i.instance_id: i for i in instances}
     look_after(c.shell, given.runs, by_id, Upkeep(c, given.at, others), now, report)
+    _told(c, report)
     return report
+
+
+def _told(c: Controller, report: Report) -> None:
+    for error in report.unreadable:
+        with report.kept(error.what):
+            c.saw(error)
 
 
 class Upkeep:
@@ -94,7 +104,9 @@ class Upkeep:
             return
         found = self._c.store.spec(run.name)
         if found:
-            self._c.bucket.prune(run, int(found[0]["checkpoint"]["keep"]))
+            with reading(f"RUN#{run.name}", "SPEC"):
+                keep = int(found[0]["checkpoint"]["keep"])
+            self._c.bucket.prune(run, keep)
             self._c.pruned[run.name] = told_at
 
     def in_time(self) -> bool:

@@ -118,8 +118,11 @@ class CountedEc2(FakeEc2):
     def __init__(self) -> None:
         super().__init__()
         self.launched: list[tuple[str, int]] = []
+        self.broken: set[str] = set()  # runs whose launch fails
 
     def launch(self, run: str, attempt: Any) -> ev.Launched | ev.LaunchRefused:
+        if run in self.broken:
+            raise ConnectionError(run)
         if attempt.launch.token not in self.by_token:
             self.launched.append((run, attempt.number))
         return super().launch(run, attempt)
@@ -139,5 +142,6 @@ def trained(now: datetime = START) -> Run:
         run = decide(run, ev.Launched(1, launch.token, "i-1", OFFERS[0].pool), now, POLICY).run
     lease = run.attempts[0].lease
     assert lease
-    run = decide(run, ev.WatchdogSet(1, lease.end + POLICY.grace), now, POLICY).run
+    for at in (now, now + POLICY.lands_within):
+        run = decide(run, ev.WatchdogSet(1, lease.end + POLICY.grace), at, POLICY).run
     return replace(run, version=1)

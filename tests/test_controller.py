@@ -16,6 +16,7 @@ from chalicelib import agents, money, people
 from chalicelib.contracts import api
 from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.money import Budget
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.pools import Priced
@@ -59,10 +60,14 @@ class Deployed:
         self.watchdog, self.meter = FakeWatchdog(), FakeMeter()
         self.c.__dict__.update(store=store, fleet=self.ec2, watchdog=self.watchdog, meter=self.meter)
         self.c.__dict__.update(quotas=SimpleNamespace(limit=lambda market: 8, vcpus=lambda types: {"c6i.xlarge": 4}))
-        quote = Quote(Decimal("0.068"), self.clock.now, "spot_history")
-        self.c.priced = lambda types, market: tuple(Priced(offer, quote) for offer in OFFERS)  # type: ignore[method-assign]
+        self.price_age = timedelta()
+        self.c.priced = lambda types, market: tuple(Priced(offer, self.quote) for offer in OFFERS)  # type: ignore[method-assign]
         self.s3 = session.client("s3")
         self.s3.create_bucket(Bucket=BUCKET)
+
+    @property
+    def quote(self) -> Quote:
+        return Quote(Decimal("0.068"), self.clock.now - self.price_age, "spot_history")
 
     def submit(self, **changes: Any) -> tuple[int, dict[str, Any]]:
         return people.submit(self.c, {**SPEC, **changes}, ME)
@@ -162,6 +167,16 @@ def test_over_the_month_the_answer_has_the_numbers(stage: Deployed) -> None:
     assert stage.ec2.calls == 0
 
 
+@pytest.mark.parametrize("ask", [people.submit, lambda c, body, by: people.plan(c, body)])
+def test_a_name_whose_results_an_earlier_deployment_left_is_refused(stage: Deployed, ask: Any) -> None:
+    """Its checkpoints would be restored as if this run had published them."""
+    stage.publish(1, 4000)
+    with refused(409, "name_used") as error:
+        ask(stage.c, SPEC, ME)
+    assert "s3://" in str(error.value)
+    assert stage.c.store.load(SPEC["name"]) is None
+
+
 def test_a_run_that_may_not_cost_one_lease_is_refused(stage: Deployed) -> None:
     with refused(402, "run_budget"):
         stage.submit(limits={"cost_usd": "0.01"})
@@ -220,7 +235,7 @@ def test_what_does_not_exist_is_404(stage: Deployed) -> None:
 def test_the_budget_shows_what_a_run_holds(stage: Deployed) -> None:
     stage.submit()
     shown = money.budget(stage.c)
-    api.Budget.model_validate(shown)
+    Budget.model_validate(shown)
     assert Decimal(shown["reserved_usd"]) > 0
     assert Decimal(shown["free_usd"]) + Decimal(shown["reserved_usd"]) == Decimal(shown["limit_usd"])
     assert shown["runs"][0]["reserved_usd"] == shown["reserved_usd"]
@@ -347,6 +362,20 @@ def test_a_success_is_believed_when_the_bucket_has_its_metrics(stage: Deployed) 
     assert (run["status"], run["metrics"]) == ("SUCCEEDED", {"loss": 0.1})
 
 
+def test_while_two_leases_of_a_handoff_stand_a_refused_renewal_suspends_nothing(stage: Deployed) -> None:
+    """The predecessor's lease comes back in a moment, and the renewal is asked for again."""
+    stage.warned()
+    stage.claim(False, attempt=2)
+    stage.c.store.ledger.open(["2026-12"])
+    held = stage.c.store.ledger.month("2026-11")
+    stage.c.store.ledger.set_limit(held["reserved"] + held["settled"], ["2026-11", "2026-12"], stage.clock.now)
+    stage.clock.now += timedelta(minutes=26)
+    told = stage.beat(1)
+    assert (told["action"], stage.run["status"]) == ("continue", "RECOVERING")
+    stage.c.shell.on_instance(ev.InstanceState("i-00000001", "terminated"))
+    assert stage.beat(2)["lease_end"] > told["lease_end"]
+
+
 def test_a_success_without_its_metrics_in_the_bucket_is_none(stage: Deployed) -> None:
     stage.training()
     stage.leave(reason="done", code=0)
@@ -372,3 +401,17 @@ def test_pruning_keeps_the_newest_that_count(stage: Deployed) -> None:
     gone = stage.c.bucket.prune(run, 2)
     assert [g.step for g in gone] == [30, 20, 10]
     assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"])["checkpoints"]] == [50, 40]
+
+
+def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:
+    """In a versioned bucket a plain delete hides an object, and AWS goes on charging it."""
+    stage.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    stage.training()
+    for step in (10, 20, 30):
+        stage.publish(1, step)
+    run = stage.c.store.load(SPEC["name"])
+    assert run
+    assert [g.step for g in stage.c.bucket.prune(run, 2)] == [10]
+    left = stage.s3.list_object_versions(Bucket=BUCKET, Prefix=f"runs/{SPEC['name']}/checkpoints/")
+    assert [v["Key"].split("/")[-2] for v in left["Versions"]] == ["000000000020", "000000000030"]
+    assert "DeleteMarkers" not in left

@@ -11,9 +11,9 @@ import pytest
 
 from chalicelib import admission, people
 from chalicelib.admission import Facts, Judgement
-from chalicelib.contracts import api
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.money import Plan
 from chalicelib.core import calendar, leases
 from chalicelib.pools import Priced, PriceUnknown
 from chalicelib.prices import Quote
@@ -143,6 +143,11 @@ def test_vcpus_are_asked_once_a_type_and_are_none_when_aws_does_not_say(store: S
     assert len(seen) == 2
 
 
+def test_a_type_that_ec2_does_not_know_keeps_no_other_from_being_counted(store: Store) -> None:
+    quotas = Quotas(lambda: aws("ec2"), lambda: None)
+    assert quotas.vcpus(["c6i.xlarge", "x99.xlarge", "c5.2xlarge"]) == {"c6i.xlarge": 4, "c5.2xlarge": 8}
+
+
 # -- the routes ------------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +160,7 @@ class Asked(Deployed):
 
     def plan(self, **changes: Any) -> dict[str, Any]:
         answer = people.plan(self.c, {**SPEC, **changes})
-        api.Plan.model_validate(json.loads(json.dumps(answer)))
+        Plan.model_validate(json.loads(json.dumps(answer)))
         return answer
 
 

@@ -248,3 +248,9 @@ def test_a_lease_is_renewed_late_and_for_nobody_that_is_going(
     minutes: int, changes: dict[str, object], due: bool
 ) -> None:
     assert answers.renewal_due(attempt(**changes), after(minutes), POLICY) is due
+
+
+@pytest.mark.parametrize(("ended_after", "minutes"), [(None, 0), (50, 0), (57, 0), (60, 3), (24 * 60, 1383)])
+def test_what_an_instance_lived_after_its_paid_time_is_known(ended_after: float | None, minutes: float) -> None:
+    found = Evidence(ended_at=after(ended_after) if ended_after is not None else None)
+    assert leases.outlived(attempt(), found) == timedelta(minutes=minutes)

@@ -156,14 +156,22 @@ def test_a_slice_that_comes_late_leaves_its_runs_to_the_pass_that_has_them_again
 def test_a_slice_in_which_a_run_fails_does_the_others_and_is_seen(store: Store) -> None:
     crowd = Crowd(3)
     crowd.lose(0, 1, 2)
+    crowd.ec2.broken = {crowd.name(1)}
     glances = list(store.glances())
-    item = {"pk": {"S": "RUN#run-00001"}, "sk": {"S": "RUN"}, "version": {"N": "1"}, "run": {"M": {}}}
-    crowd.c.dynamodb.put_item(TableName=store._table, Item=item)
     given = slice_in(json.loads(json.dumps(event_of(Slice(crowd.clock.now, glances)))))
     assert given == Slice(crowd.clock.now, glances)
     with pytest.raises(SweepFailed, match="run-00001"):
         one_slice(crowd.c, given).check()
     assert sorted(run for run, _ in crowd.ec2.launched) == ["run-00000", "run-00002"]
+
+
+def test_the_instance_of_a_run_that_cannot_be_read_is_let_be(store: Store) -> None:
+    crowd = Crowd(1)
+    item = {"pk": {"S": "RUN#run-00007"}, "sk": {"S": "RUN"}, "version": {"N": "1"}, "run": {"M": {}}}
+    crowd.c.dynamodb.put_item(TableName=store._table, Item=item)
+    crowd.states[crowd.instance(7)] = "running"
+    swept(crowd)
+    assert crowd.ec2.ended == []
 
 
 def test_instances_of_many_lost_records_are_found_in_few_reads_and_ended(store: Store) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
@@ -140,25 +140,39 @@ class Silent:
 
 @dataclass(frozen=True)
 class Settled:
-    """What was used of the lease with this sequence number; the rest goes back. `credit`: EC2 charges no instance."""
+    """What was used of the lease with this sequence number; the rest goes back. `credit`: EC2 charges no instance.
+    `outlived`: how long the instance lived after all that was reserved for it was used up.
+    """
 
     attempt: int
     seq: int
     usage: Usage
     credit: bool = False
+    outlived: timedelta = timedelta()
+
+
+@dataclass(frozen=True)
+class Priced:
+    """What the pools are offered for: it replaces the offers of launches to come.
+
+    `at` is when AWS named the prices, the oldest of them: a price from a cache is as old as it is.
+    """
+
+    offers: tuple[Offer, ...]
+    at: datetime
 
 
 @dataclass(frozen=True)
 class Renewed:
     """The lease with this sequence number is used up to now; the next slice is to be reserved in the same write.
 
-    `offers`, where there are any, replace those of launches to come.
+    `priced`: with it come today's prices for launches to come.
     """
 
     attempt: int
     seq: int
     usage: Usage
-    offers: tuple[Offer, ...] = ()
+    priced: Priced | None = None
 
 
 @dataclass(frozen=True)
@@ -167,13 +181,6 @@ class WatchdogSet:
 
     attempt: int
     at: datetime | None
-
-
-@dataclass(frozen=True)
-class Priced:
-    """What the pools are offered for now: it replaces the offers of launches to come."""
-
-    offers: tuple[Offer, ...]
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,13 @@ def credited(attempt: Attempt, found: Evidence) -> bool:
     return not attempt.live and found.ended_at - found.launched_at < _FREE_FIRST
 
 
+def outlived(attempt: Attempt, found: Evidence) -> timedelta:
+    """How long the instance lived after `lease.until`. Nothing was reserved for that, so the ledger can't hold it."""
+    if attempt.lease is None or found.ended_at is None:
+        return timedelta()
+    return max(timedelta(), found.ended_at - attempt.lease.until)
+
+
 def costs(used: Usage, policy: Policy) -> dict[str, Decimal]:
     """USD of a usage by calendar month."""
     return by_month(used.rates.total, used.start, used.end, policy)

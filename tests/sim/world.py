@@ -20,7 +20,7 @@ from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
 from chalicelib.core import calendar
 from chalicelib.core import events as ev
-from chalicelib.core.model import Counted, Limits, Offer, Policy, Reason, Run, Status
+from chalicelib.core.model import Counted, Limits, Policy, Reason, Run, Status
 from chalicelib.core.news import News
 from chalicelib.glances import Glance
 from chalicelib.instances import Instance as Listed
@@ -60,7 +60,7 @@ class World:
         self.shell = Shell(self.store, self.ec2, self.policy, lambda: self.now, self.ec2, self.ec2)  # type: ignore[arg-type]
         self.c: Any = SimpleNamespace(
             store=self.store, shell=self.shell, policy=self.policy, clock=lambda: self.now, fleet=self.ec2,
-            meter=self.ec2, offers_for_later=self.offers_for_later, bucket=self, records=self, region="us-east-1", sts=self,
+            meter=self.ec2, offers_for_later=self.priced, bucket=self, records=self, region="us-east-1", sts=self,
             settings=SimpleNamespace(
                 instance_role="spot-relay-sim-instance", stage="sim", bucket="b", log_group="", time_scale=1.0,
                 account=ACCOUNT, run_role_arn=f"arn:aws:iam::{ACCOUNT}:role/spot-relay-sim-run",
@@ -139,7 +139,8 @@ class World:
             self.store.ledger.open([self.month(self.now), self.month(calendar.turn(self.now, self.policy))])
             report = sweep(self.shell, self.store.glances(), listed, self, self.now)
             waiting = housekeeping.waiting_runs(self.shell, report.waiting)
-            housekeeping.resume(self.shell, waiting, self.free, self.offers_of, self.now)
+            raised_at = self.store.ledger.raised_at
+            housekeeping.resume(self.shell, waiting, self.free, raised_at, self.offers_of, self.now)
         except (CallFailed, Died, Conflict):
             pass  # the next minute goes on
 
@@ -167,17 +168,13 @@ class World:
         """One invocation has all the time it needs."""
         return False
 
-    def offers_for_later(self, run: Run) -> tuple[Offer, ...]:
-        found = self.priced(run)
-        return found.offers if found else ()
-
     def priced(self, run: Run) -> ev.Priced | None:
         if run.status.ended or (run.offered_at and self.now - run.offered_at < self.policy.price_age):
             return None
         return self.offers_of(run)
 
     def offers_of(self, run: Run) -> ev.Priced | None:
-        return None if self.ec2.silent else ev.Priced(self.ec2.offers())
+        return None if self.ec2.silent else ev.Priced(self.ec2.offers(), self.now)
 
     def prune(self, run: Run) -> None:
         """Nothing is stored here."""
