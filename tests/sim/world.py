@@ -61,6 +61,7 @@ class World:
         self.c: Any = SimpleNamespace(
             store=self.store, shell=self.shell, policy=self.policy, clock=lambda: self.now, fleet=self.ec2,
             meter=self.ec2, offers_for_later=self.priced, bucket=self, records=self, region="us-east-1", sts=self,
+            telemetry=SimpleNamespace(count=lambda *_, **__: None, concerns=lambda *_: None),
             settings=SimpleNamespace(
                 instance_role="spot-relay-sim-instance", stage="sim", bucket="b", log_group="", time_scale=1.0,
                 account=ACCOUNT, run_role_arn=f"arn:aws:iam::{ACCOUNT}:role/spot-relay-sim-run",
@@ -184,6 +185,10 @@ class World:
 
     def heard(self, run: str, beat: Any) -> None:
         """Heartbeats are not kept."""
+
+    def beats(self, run: str) -> dict[int, Any]:
+        """They are not kept."""
+        return {}
 
     def left(self, *told: Any) -> None:
         """Nor results."""
