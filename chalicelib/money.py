@@ -9,8 +9,8 @@ from typing import Any
 
 from chalicelib import housekeeping, views
 from chalicelib.codec import Unreadable
-from chalicelib.contracts.api import BudgetChange
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.money import BudgetChange
 from chalicelib.controller import Controller
 from chalicelib.core import calendar
 from chalicelib.core.model import Policy, Run

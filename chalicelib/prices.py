@@ -75,13 +75,13 @@ class Prices:
         }
 
     def spot_highest(self, instance_type: str, zone: Zone, start: datetime, end: datetime) -> Decimal | None:
-        """The highest Spot price in force between two times; None when AWS does not say."""
+        """The highest Spot price in force between two times; None when AWS does not say. A price of 0 says nothing."""
         try:
             pages = self._spot_pages([instance_type], start, end, AvailabilityZone=zone)
             found = [Decimal(entry["SpotPrice"]) for page in pages for entry in page["SpotPriceHistory"]]
         except (ClientError, BotoCoreError):
             return None
-        return max(found, default=None)
+        return max((price for price in found if price > 0), default=None)
 
     def on_demand(self, instance_type: str, now: datetime) -> Quote | None:
         """The on-demand price of a type (Linux); None when it is unknown or stale."""

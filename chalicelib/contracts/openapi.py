@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from chalicelib.contracts import api
+from chalicelib.contracts import api, money
 from chalicelib.contracts.spec import RunSpec
 
 VERSION = "0.1.0"
@@ -50,7 +50,7 @@ ROUTES = (
         "/runs",
         "submitRun",
         "Submit a run. The same name and spec again answer the run that is there.",
-        ((201, api.RunView), (200, api.RunView), (200, api.Plan)),
+        ((201, api.RunView), (200, api.RunView), (200, money.Plan)),
         (400, 402, 409, 413, 503),
         RunSpec,
         query=("plan",),
@@ -77,7 +77,12 @@ ROUTES = (
         api.ResumeRequest,
     ),
     Route(
-        "GET", "/runs/{run}/ledger", "getLedger", "What a run cost, lease by lease.", _one(api.LedgerView), (404, 409)
+        "GET",
+        "/runs/{run}/ledger",
+        "getLedger",
+        "What a run cost, lease by lease.",
+        _one(money.LedgerView),
+        (404, 409),
     ),
     Route(
         "GET",
@@ -96,15 +101,15 @@ ROUTES = (
         _one(api.CheckpointList),
         (404, 409),
     ),
-    Route("GET", "/budget", "getBudget", "The month's money.", _one(api.Budget), (409,)),
+    Route("GET", "/budget", "getBudget", "The month's money.", _one(money.Budget), (409,)),
     Route(
         "PUT",
         "/budget",
         "setBudget",
         "Set the monthly limit; runs that wait for money go on.",
-        _one(api.Budget),
+        _one(money.Budget),
         (400, 409, 413),
-        api.BudgetChange,
+        money.BudgetChange,
     ),
     Route("GET", "/openapi.json", "getOpenapi", "This document.", _one(None)),
     Route(
