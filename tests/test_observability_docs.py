@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chalicelib.core.figures import Name
+from spotrelay.deploying import template
 from spotrelay.deploying.finish import RETRIES
 
 ROOT = Path(__file__).parent.parent
