@@ -13,7 +13,7 @@ import pytest
 from chalicelib import agents, money, people
 from chalicelib.codec import Unreadable, to_item
 from chalicelib.contracts import api
-from chalicelib.contracts.api import BudgetChange
+from chalicelib.contracts.money import BudgetChange
 from chalicelib.core import events as ev
 from chalicelib.core.decide import decide
 from chalicelib.core.model import Status
