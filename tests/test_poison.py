@@ -13,7 +13,6 @@ import pytest
 from chalicelib import agents, money, people
 from chalicelib.codec import Unreadable, to_item
 from chalicelib.contracts import api
-from chalicelib.contracts import money as contracts_money
 from chalicelib.contracts.money import BudgetChange
 from chalicelib.core import events as ev
 from chalicelib.core.decide import decide
@@ -112,7 +111,7 @@ def test_people_see_which_run_cannot_be_read_and_all_the_others(house: House) ->
     with pytest.raises(Unreadable):
         people.ask(house.c, BAD, "cancel", "me")
     budget = money.budget(house.c)
-    contracts_money.Budget.model_validate(json.loads(json.dumps(budget)))
+    api.Budget.model_validate(json.loads(json.dumps(budget)))
     assert [act["run"] for act in budget["acts"] if act["kind"] == "unreadable"] == [BAD]
 
 

@@ -77,12 +77,7 @@ ROUTES = (
         api.ResumeRequest,
     ),
     Route(
-        "GET",
-        "/runs/{run}/ledger",
-        "getLedger",
-        "What a run cost, lease by lease.",
-        _one(money.LedgerView),
-        (404, 409),
+        "GET", "/runs/{run}/ledger", "getLedger", "What a run cost, lease by lease.", _one(money.LedgerView), (404, 409)
     ),
     Route(
         "GET",

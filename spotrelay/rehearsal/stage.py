@@ -29,13 +29,24 @@ FOUND_DEAD_S = 2.0
 
 
 class Stage:
-    """Everything that stands for AWS. `folder` keeps what it writes; leaving ends every process that was started."""
+    """Everything that stands for AWS. `folder` keeps what it writes; leaving ends every process that was started.
+
+    `parameters` are the template's; `decisions` is a file for what each role is allowed (`ministack_decisions`).
+    """
 
     def __init__(
-        self, folder: Path, cache: Path, time_scale: float, say: Callable[[str], None] = lambda text: None
+        self,
+        folder: Path,
+        cache: Path,
+        time_scale: float,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        decisions: Path | None = None,
     ) -> None:
         self.folder, self.time_scale = folder, time_scale
         self._cache, self._say = cache, say
+        self._parameters, self._decisions = parameters or {}, decisions
         self._open = contextlib.ExitStack()
         self._stopping = threading.Event()
         self.sweeps = 0
@@ -73,7 +84,11 @@ class Stage:
         self.control = host.control
         self._say("emulator")
         self.emulator = Emulator(cache_dir=self._cache)
-        self._open.enter_context(self.emulator.start(self.folder / "aws", host.endpoint, control=host.control.address))
+        self._open.enter_context(
+            self.emulator.start(
+                self.folder / "aws", host.endpoint, control=host.control.address, decisions=self._decisions
+            )
+        )
         aws = self.emulator
         self.control.emulator(aws.endpoint, aws.host_key, aws.access_key_id, aws.secret_access_key)
         self.control.boot(delay_s=BOOT_S * self.time_scale, end_delay_s=END_S * self.time_scale)
@@ -82,7 +97,7 @@ class Stage:
             STAGE,
             self._chalice_deploy,
             # The emulator speaks plain HTTP, on loopback only.
-            parameters={"TlsOnly": "false"},
+            parameters={"TlsOnly": "false", **self._parameters},
             extra_env={"TIME_SCALE": str(self.time_scale), "ALLOW_LOCAL_SOURCE": "1"},
             say=self._say,
         )
