@@ -47,10 +47,23 @@ test: .venv/.installed  ## everything: unit, properties, contracts, and two rehe
 fuzz: .venv/.installed  ## random months for the money, over 100,000 steps (about ten minutes; SEED=)
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_money_world.py --hypothesis-seed=$(SEED)
 
+fuzz-api: .venv/.installed  ## random requests to the deployed API, for some minutes (SEED=)
+	API_EXAMPLES=100 $(PY) -m pytest tests/test_api_fuzz.py --hypothesis-seed=$(SEED)
+
 check: .venv/.installed  ## formatting, lint, types
 	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
+
+# checkov brings a hundred packages of its own, other pins of ours among them: it gets an environment of its own.
+CHECKOV = $$(command -v uv || echo "python3 -m uv") tool run --quiet checkov@3.3.30
+
+lint-template: .venv/.installed  ## the template, by cfn-lint and by checkov (exceptions and reasons are in its Metadata)
+	.venv/bin/cfn-lint --regions us-east-1 --template .chalice/resources.yaml
+	$(CHECKOV) --file .chalice/resources.yaml --framework cloudformation --compact --quiet --skip-download
+
+prove-least-privilege: .venv/.installed  ## what breaks without each permission, for docs/least-privilege.md (a quarter of an hour)
+	$(PY) -m spotrelay.privileges
 
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz check format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz fuzz-api check lint-template prove-least-privilege format

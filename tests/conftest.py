@@ -1,4 +1,4 @@
-"""What several tests stand on: a table as the template makes it, in moto."""
+"""What several tests stand on: a table as the template makes it, in moto; all of it, deployed into the emulator."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from hypothesis import Phase, settings
 from moto import mock_aws
 
 from chalicelib.store import Store
+from spotrelay.rehearsal.stage import Stage
+from tests.deployed import FOREVER_S, Deployed
 from tests.hooks import SESSION, aws
 
 TABLE = "spot-relay-test"
@@ -68,3 +70,12 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     with mock_aws():
         yield SESSION.client
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """One for all tests that ask for it: bringing it up takes ten seconds."""
+    folder = tmp_path_factory.mktemp("deployed")
+    with Stage(folder, folder / "cache", time_scale=1) as stage:
+        stage.control.boot(delay_s=FOREVER_S)
+        yield Deployed(stage)

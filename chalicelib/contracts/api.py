@@ -126,7 +126,10 @@ class RunView(Answer):
 
 
 class RunList(Answer):
+    """`unreadable` are names of runs whose record can't be read, whatever their status."""
+
     runs: list[RunView]
+    unreadable: list[str]
     cursor: str | None
 
 

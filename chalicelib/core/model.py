@@ -302,6 +302,7 @@ class Policy:
     silence: timedelta = timedelta(minutes=3)
     young: timedelta = timedelta(minutes=1)  # an instance of a run that is not known is no stray yet
     claim_within: timedelta = timedelta(minutes=10)
+    answer_within: timedelta = timedelta(seconds=10)  # CreateFleet answers in seconds; until then nobody else asks
     replay_for: timedelta = timedelta(minutes=5)
     lands_within: timedelta = timedelta(
         minutes=5
