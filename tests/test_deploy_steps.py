@@ -402,6 +402,7 @@ def test_one_stages_secrets_are_not_anothers(aws: Callable[[str], Any]) -> None:
         (("deploy", "--stage", "Dev_1"), "beginning with a letter"),
         (("deploy", "--limit", "0"), "above 0"),
         (("deploy", "--limit", "lots"), "above 0"),
+        (("deploy", "--limit", "20.005"), "whole cents"),
         (("deploy", "--email", "me"), "e-mail address"),
         (("deploy", "--bucket", "No_Bucket"), "bucket's name"),
         (("deploy", "--parameter", "Nonsense=1"), "NAME is one of"),

@@ -10,6 +10,7 @@ passes its own `chalice deploy` and its own clients.
 | `settings` | the functions' environment, Chalice's configuration of a stage |
 | `functions`, `record` | `chalice deploy` and `delete` as a process, and its record rebuilt from the account |
 | `finish` | what Chalice can't set |
+| `limit` | the monthly limit of a deployment that is there already |
 | `plan`, `template` | what a deploy would make, without making it |
 | `destroy` | the way back |
 """
@@ -63,11 +64,14 @@ class ChaliceDeploy(Protocol):
 
 @dataclass(frozen=True)
 class Deployment:
+    """`is_new`: there were no functions of this stage before."""
+
     resources: Resources
     agent_sha256: str
     api_id: str
     api_url: str
     env: Mapping[str, str]
+    is_new: bool = False
 
 
 def deploy(
@@ -109,7 +113,7 @@ def deploy(
     say("permission to call the API")
     deploy_resources(clients("cloudformation"), stage, {**given, "ApiId": api_id}, say)
     finish.complete(clients, stage, api_id, url, resources.FailedEventsArn, say)
-    return Deployment(resources, digest, api_id, url, {**env, "API_URL": url})
+    return Deployment(resources, digest, api_id, url, {**env, "API_URL": url}, is_new=not before)
 
 
 def default_vpc(ec2: Any) -> str:
