@@ -16,7 +16,7 @@ from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
 from chalicelib.core import calendar, leases
 from chalicelib.core.model import Policy
-from chalicelib.core.money import ZERO, rates, up
+from chalicelib.core.money import ZERO, rates_in, up
 from chalicelib.pools import Priced, PriceUnknown
 from chalicelib.quota import increase
 
@@ -101,7 +101,7 @@ def cost(spec: specs.RunSpec, facts: Facts, now: datetime, policy: Policy) -> di
     Expected is what limits.duration costs at today's cheapest price, or all of limits.cost_usd when that ends sooner.
     """
     disk = spec.resources.disk_gb
-    hourly = rates(facts.pools[0].quote.usd_hour, disk, policy).total
+    hourly = rates_in(facts.pools[0].quote.usd_hour, disk, now, now, policy).total
     highest = max(p.offer.max_price for p in facts.pools)
     lease = leases.first(now, 1, highest, disk, policy)
     expected = min(_whole(spec, hourly), spec.limits.cost_usd)

@@ -186,6 +186,8 @@ def _renewed(c: Controller, run: Run, number: int) -> Run:
     try:
         return c.shell.tell(run.name, lambda current: _renewal(c, current, number)) or run
     except OverLimit as refusal:
+        if len(run.live) > 1:
+            return run  # two leases of the run stand during a handoff; one is about to come back, and it is asked again
         reason = Reason.RUN_BUDGET if refusal.which == "run" else Reason.BUDGET
         return c.shell.tell(run.name, ev.SuspendAsked("spot-relay", reason)) or run
 

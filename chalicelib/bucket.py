@@ -13,6 +13,7 @@ from chalicelib.core.model import Counted, Run
 
 _MOST_METRICS = 1024 * 1024
 _MANIFEST = "MANIFEST.json"
+_MOST_DELETED = 1000  # keys in a DeleteObjects request
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,14 @@ class Bucket:
     def _delete(self, prefix: str) -> None:
         # The manifest first: from then on the checkpoint does not exist, however far the rest gets.
         self._s3.delete_object(Bucket=self.name, Key=prefix + _MANIFEST)
-        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        # Every version: what is hidden behind a delete marker would be charged for days.
+        pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix)
         for page in pages:
-            keys = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
-            if keys:
-                self._s3.delete_objects(Bucket=self.name, Delete={"Objects": keys, "Quiet": True})
+            found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            versions = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in found]
+            for first in range(0, len(versions), _MOST_DELETED):
+                batch = versions[first : first + _MOST_DELETED]
+                self._s3.delete_objects(Bucket=self.name, Delete={"Objects": batch, "Quiet": True})
 
 
 def _missing(error: ClientError) -> bool:

@@ -17,6 +17,7 @@ from chalicelib.core.model import Reason, Run
 from chalicelib.core.money import ZERO
 from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import to_resume
+from chalicelib.core.storage import Stored
 from chalicelib.instances import Instance, Volume, list_left_volumes
 from chalicelib.shell import Shell
 from chalicelib.sweep import Report
@@ -34,7 +35,19 @@ def before_runs(c: Controller, live: int, report: Report, now: datetime) -> None
     with report.kept("months"):
         c.store.ledger.open([calendar.month(now, c.policy), calendar.month(calendar.turn(now, c.policy), c.policy)])
     with report.kept("storage"):
-        c.storage.keep(now, live, c.policy)
+        stored = c.storage.keep(now, live, c.policy)
+        if stored is not None and stored.gap:
+            _storage_short(c, stored, now)
+
+
+def _storage_short(c: Controller, stored: Stored, now: datetime) -> None:
+    """Once a month: nothing else gets money before storage does, so runs drain and wait; what is stored goes on costing."""
+    message = (
+        f"What is stored ({stored.most / 10**9:.1f} GB) costs {stored.gap:.2f} USD more in {stored.month} than is left of its "
+        "limit. Runs wait meanwhile. Delete results or checkpoints that are not needed, or raise the limit (PUT /budget)."
+    )
+    news = News(Kind.THRESHOLD, f"Spot Relay: {stored.month} has too little money for what is stored", message)
+    c.acts.record(f"{stored.month}#storage", news, now)
 
 
 def after_runs(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:

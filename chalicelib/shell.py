@@ -15,8 +15,8 @@ from typing import Protocol
 from chalicelib.core import events as ev
 from chalicelib.core import leases
 from chalicelib.core.decide import decide
-from chalicelib.core.model import Attempt, Policy, Run
-from chalicelib.core.news import news
+from chalicelib.core.model import Attempt, Policy, Reason, Run
+from chalicelib.core.news import news, outlived, unpaid
 from chalicelib.fleet import Unanswered
 from chalicelib.metering import Meter
 from chalicelib.store import Conflict, OverLimit, Store
@@ -131,7 +131,8 @@ class Shell:
         now = self.clock()
         found = self.meter.evidence(run, attempt, now)
         usage = leases.usage(run, attempt, now, found, self.policy)
-        return ev.Settled(attempt.number, attempt.lease.seq, usage, leases.credited(attempt, found))
+        credit, outlived = leases.credited(attempt, found), leases.outlived(attempt, found)
+        return ev.Settled(attempt.number, attempt.lease.seq, usage, credit, outlived)
 
     def _start(self, run: Run, attempt: Attempt) -> ev.Event | None:
         assert attempt.launch is not None
@@ -146,10 +147,11 @@ class Shell:
 
 def notes(before: Run, after: Run) -> tuple[ev.Note, ...]:
     """The timeline's lines for a change: what the run says of itself, when it says something new."""
-    if (before.status, before.reason, before.message) == (after.status, after.reason, after.message):
-        return ()
-    newest = after.newest
-    return (ev.Note(after.reason, after.message, newest.number if newest else None),)
+    found = [ev.Note(Reason.LEASE_END, unpaid(a), a.number) for a in outlived(before, after)]
+    if (before.status, before.reason, before.message) != (after.status, after.reason, after.message):
+        newest = after.newest
+        found.insert(0, ev.Note(after.reason, after.message, newest.number if newest else None))
+    return tuple(found)
 
 
 def _same(before: Run, after: Run) -> bool:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from dacite import from_dict
 
 from chalicelib.codec import CONFIG, plain, to_item
-from chalicelib.core import calendar
 from chalicelib.core.model import Policy
 from chalicelib.core.money import ZERO
-from chalicelib.core.storage import Stored, measured, within
+from chalicelib.core.storage import Stored, due, measured, within
 from chalicelib.ledger import Ledger
 
 _PAGES = 100  # of 1,000 versions each, in one pass; a larger bucket is measured over several
-_IDLE, _LIVE = timedelta(days=1), timedelta(hours=1)
-HEADROOM = 10**9  # bytes that each live run may add before it is measured again
+_UPLOADS = 1000  # unfinished ones whose parts are looked at; the bucket's lifecycle ends each after a day
 
 
 @dataclass(frozen=True)
@@ -41,22 +39,22 @@ class Storage:
         item = self._ledger.get("STORAGE", "NEWEST")
         return from_dict(Stored, item["stored"], CONFIG) if item else None
 
-    def keep(self, now: datetime, live: int, policy: Policy) -> bool:
-        """Measure when it is time (each day, each hour while runs live) and write what it costs. True when it was."""
+    def keep(self, now: datetime, live: int, policy: Policy) -> Stored | None:
+        """Measure when it is time and write what it costs. Gives the account when it was written, else None."""
         before = self.stored()
-        if before is not None and not _due(before, now, live, policy):
-            return False
+        if before is not None and not due(before, now, live, policy):
+            return None
         size = self._measure()
         if size is None:
-            return False  # the next pass goes on
-        accounts = list(measured(before, size, HEADROOM * live, now, policy))
-        free = self._ledger.month(accounts[-1].month)["free"]
-        accounts[-1] = within(before, accounts[-1], free)
+            return None  # the next pass goes on
+        wanted = measured(before, size, live, now, policy)
+        self._ledger.open([account.month for account in wanted])
+        accounts = [within(before, account, self._ledger.month(account.month)["free"]) for account in wanted]
         try:
             self._save(before, accounts)
         except self._client.exceptions.TransactionCanceledException:
-            return False  # the money went elsewhere meanwhile, or another pass was first: measured again in a minute
-        return True
+            return None  # the money went elsewhere meanwhile, or another pass was first: measured again in a minute
+        return accounts[-1]
 
     def _measure(self) -> int | None:
         item = self._ledger.get("STORAGE", "SCAN")
@@ -71,12 +69,27 @@ class Storage:
             if not page.get("IsTruncated"):
                 if item:
                     self._client.delete_item(TableName=self._table, Key=to_item({"pk": "STORAGE", "sk": "SCAN"}))
-                return size
+                return size + self._unfinished()
             markers = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
         reached = _Scan(markers["KeyMarker"], markers["VersionIdMarker"], size, scan.seq + 1)
         put = {"pk": "STORAGE", "sk": "SCAN", "scan": plain(reached)}
         self._client.put_item(TableName=self._table, Item=to_item(put))
         return None
+
+    def _unfinished(self) -> int:
+        """Bytes of uploads that were begun and not completed: they are charged, and no list of objects has them."""
+        s3, size = self._s3(), 0
+        uploads = s3.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, PaginationConfig={"MaxItems": _UPLOADS}
+        )
+        for upload in (each for page in uploads for each in page.get("Uploads", [])):
+            named = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+            try:
+                pages = list(s3.get_paginator("list_parts").paginate(**named))
+            except s3.exceptions.NoSuchUpload:
+                continue  # completed meanwhile
+            size += sum(int(part["Size"]) for page in pages for part in page.get("Parts", []))
+        return size
 
     def _save(self, before: Stored | None, accounts: list[Stored]) -> None:
         """Each account's month moves with it, on condition that nobody else has measured since."""
@@ -95,11 +108,3 @@ class Storage:
             settled = account.settled - (before.settled if same and before else ZERO)
             moves.append(self._ledger.moved(account.month, reserved, settled))
         self._client.transact_write_items(TransactItems=[{"Put": put}, *moves])
-
-
-def _due(before: Stored, now: datetime, live: int, policy: Policy) -> bool:
-    if calendar.month(now, policy) != before.month or calendar.days(now, policy)[0] != before.day:
-        return True
-    if before.headroom and not live:
-        return True  # nothing is added any more: what was reserved for it is free again
-    return now - before.measured_at >= (_LIVE if live else _IDLE)

@@ -30,7 +30,7 @@ def whole_pass(c: Controller) -> Report:
         housekeeping.left_volumes(c, report, now)
         return report
     before = Report()
-    housekeeping.before_runs(c, len(names), before, now)
+    housekeeping.before_runs(c, sum(i.costs for i in listed.ours), before, now)
     report = sweep(c.shell, names, listed.ours, Upkeep(c), now)
     report.failed.update(before.failed)
     housekeeping.after_runs(c, listed.others, report, now)

@@ -73,6 +73,7 @@ def storage_view(stored: Stored | None) -> dict[str, Any] | None:
         "bytes": stored.most,
         "settled_usd": usd(stored.settled),
         "reserved_usd": usd(stored.reserved),
+        "short_usd": usd(stored.gap),
         "measured_at": stored.measured_at.isoformat(),
     }
 

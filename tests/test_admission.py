@@ -44,8 +44,8 @@ def test_a_plan_shows_the_cost_and_does_nothing(stage: Deployed) -> None:
     answer = plan(stage)
     cost = answer["cost"]
     assert (answer["would"], answer["warnings"]) == ("launch", [])
-    assert cost["hourly_usd"] == "0.078480"  # 0.068 + 50 GB gp3 + address
-    assert (cost["expected_usd"], cost["expected_hours"]) == ("2.35", "30.0")
+    assert cost["hourly_usd"] == "0.078556"  # 0.068 + 50 GB gp3 + address
+    assert (cost["expected_usd"], cost["expected_hours"]) == ("2.36", "30.0")
     assert cost["account"]["free_usd"] == "20.000000"
     assert answer["pools"][0]["source"] == "spot_history"
     assert stage.c.dynamodb.scan(TableName=TABLE)["Items"] == before
@@ -147,7 +147,7 @@ def test_the_ledger_shows_what_was_settled_and_from_which_price(stage: Deployed)
     api.LedgerView.model_validate(json.loads(json.dumps(shown)))
     settled = [line for line in shown["lines"] if line["entry"] == "settled"]
     assert [(line["source"], line["seconds"]) for line in settled] == [("spot_history", 60.0)]
-    assert settled[0]["rates_usd_hour"] == {"instance": "0.068", "disk": "0.005480", "address": "0.005"}
+    assert settled[0]["rates_usd_hour"] == {"instance": "0.068", "disk": "0.005556", "address": "0.005"}
 
 
 def test_a_resume_with_more_money_goes_on_and_with_less_is_refused(stage: Deployed) -> None:

@@ -347,6 +347,20 @@ def test_a_success_is_believed_when_the_bucket_has_its_metrics(stage: Deployed) 
     assert (run["status"], run["metrics"]) == ("SUCCEEDED", {"loss": 0.1})
 
 
+def test_while_two_leases_of_a_handoff_stand_a_refused_renewal_suspends_nothing(stage: Deployed) -> None:
+    """The predecessor's lease comes back in a moment, and the renewal is asked for again."""
+    stage.warned()
+    stage.claim(False, attempt=2)
+    stage.c.store.ledger.open(["2026-12"])
+    held = stage.c.store.ledger.month("2026-11")
+    stage.c.store.ledger.set_limit(held["reserved"] + held["settled"], ["2026-11", "2026-12"])
+    stage.clock.now += timedelta(minutes=26)
+    told = stage.beat(1)
+    assert (told["action"], stage.run["status"]) == ("continue", "RECOVERING")
+    stage.c.shell.on_instance(ev.InstanceState("i-00000001", "terminated"))
+    assert stage.beat(2)["lease_end"] > told["lease_end"]
+
+
 def test_a_success_without_its_metrics_in_the_bucket_is_none(stage: Deployed) -> None:
     stage.training()
     stage.leave(reason="done", code=0)
@@ -372,3 +386,17 @@ def test_pruning_keeps_the_newest_that_count(stage: Deployed) -> None:
     gone = stage.c.bucket.prune(run, 2)
     assert [g.step for g in gone] == [30, 20, 10]
     assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"])["checkpoints"]] == [50, 40]
+
+
+def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:
+    """In a versioned bucket a plain delete hides an object, and AWS goes on charging it."""
+    stage.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    stage.training()
+    for step in (10, 20, 30):
+        stage.publish(1, step)
+    run = stage.c.store.load(SPEC["name"])
+    assert run
+    assert [g.step for g in stage.c.bucket.prune(run, 2)] == [10]
+    left = stage.s3.list_object_versions(Bucket=BUCKET, Prefix=f"runs/{SPEC['name']}/checkpoints/")
+    assert [v["Key"].split("/")[-2] for v in left["Versions"]] == ["000000000020", "000000000030"]
+    assert "DeleteMarkers" not in left

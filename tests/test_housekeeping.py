@@ -14,6 +14,7 @@ from chalicelib.instances import Instance
 from chalicelib.store import Store
 from chalicelib.sweep import Report
 from tests.core_world import POLICY, START
+from tests.hooks import answers
 from tests.test_controller import Deployed
 
 HOUR = timedelta(hours=1)
@@ -55,6 +56,17 @@ def test_thresholds_are_told_once_each_also_by_a_process_that_does_not_remember(
     told = sorted(act["message"] for act in money.budget(stage.c)["acts"])
     assert len(told) == 2, "50 and 80 per cent"
     assert all("17.00 USD of the 20.00 USD for 2026-11 are spent" in message for message in told)
+
+
+def test_too_little_money_for_what_is_stored_is_told_once_and_shown(stage: Deployed) -> None:
+    page = {"Versions": [{"Key": "a", "Size": 3000 * 10**9}], "IsTruncated": False}
+    answers(stage.c.s3, "ListObjectVersions", page, always=True)
+    for hours in range(3):
+        housekeeping.before_runs(stage.c, 1, Report(), START + hours * HOUR)
+    shown = money.budget(stage.c)
+    assert (shown["free_usd"], shown["storage"]["reserved_usd"]) == ("0.000000", "20.000000")
+    assert Decimal(shown["storage"]["short_usd"]) > 4
+    assert [act["message"][:40] for act in shown["acts"]] == ["What is stored (3000.0 GB) costs 5.31 US"]
 
 
 def test_one_part_that_fails_does_not_keep_the_others_from_being_done(

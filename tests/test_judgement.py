@@ -25,7 +25,7 @@ from tests.hooks import answers, aws
 from tests.test_controller import SPEC, Deployed
 
 QUOTE = Quote(Decimal("0.068"), START, "spot_history")
-HOURLY = Decimal("0.078480")  # 0.068 + 50 GB gp3 + IPv4
+HOURLY = Decimal("0.078556")  # 0.068 + 50 GB gp3 + IPv4
 LEASE = leases.first(START, 1, OFFERS[0].max_price, 50, POLICY).reserved
 
 
@@ -78,8 +78,8 @@ def test_the_numbers_are_all_there_and_agree_with_the_lease_that_is_reserved() -
     assert numbers == {
         "first_lease_usd": str(LEASE),
         "hourly_usd": str(HOURLY),
-        "hourly_at_cap_usd": "0.180480",
-        "expected_usd": "2.35",
+        "hourly_at_cap_usd": "0.180953",
+        "expected_usd": "2.36",
         "expected_hours": "30.0",
         "limit_usd": "11",
         "month": "2026-11",
@@ -89,7 +89,7 @@ def test_the_numbers_are_all_there_and_agree_with_the_lease_that_is_reserved() -
             "reserved_usd": "0.000000",
             "settled_usd": "0.000000",
         },
-        "month_covers_hours": "254.8",
+        "month_covers_hours": "254.6",
     }
 
 

@@ -18,6 +18,7 @@ from tests.core_world import OFFERS, POLICY, START, new_run
 
 CAP, SPOT = Decimal("0.34"), Decimal("0.068")
 DISK = 50
+NOVEMBER = Decimal("0.005556") + Decimal("0.005")  # 50 GB x 0.08 USD in a month of 720 hours, rounded up; the address
 HOUR = timedelta(hours=1)
 SPENT_FOR = POLICY.lease + POLICY.grace + POLICY.end_margin
 
@@ -65,7 +66,7 @@ def test_a_renewal_settles_the_slice_and_reserves_the_next_from_its_very_end() -
     renewed = leases.renewed(held, usage, now, POLICY)
     assert renewed.previous == replace(held.lease, usage=usage)  # type: ignore[type-var]
     assert renewed.lease == leases.first(now, 2, CAP, DISK, POLICY)
-    assert renewed.cost == by_month(rates(SPOT, DISK, POLICY).total, START, now, POLICY)["2026-11"]
+    assert renewed.cost == by_month(SPOT + NOVEMBER, START, now, POLICY)["2026-11"]
 
 
 def test_what_passes_between_asking_the_price_and_writing_the_renewal_is_paid_by_the_next_slice() -> None:
@@ -174,7 +175,7 @@ def test_a_credit_gives_back_the_instance_over_all_slices_and_not_disk_and_addre
     gone = ended(held, after(50))
     usage = used(gone, after(51))
     paid, free = leases.settled(gone, usage, False, POLICY), leases.settled(gone, usage, True, POLICY)
-    around = (rates(ZERO, DISK, POLICY).total * 50 / 60).quantize(Decimal("0.0001"))
+    around = (NOVEMBER * 50 / 60).quantize(Decimal("0.0001"))
     assert free.cost.quantize(Decimal("0.0001")) == around
     assert free.credited == paid.cost - free.cost
     again = sum((s.instance_usd for s in free.spent), ZERO)
@@ -247,3 +248,9 @@ def test_a_lease_is_renewed_late_and_for_nobody_that_is_going(
     minutes: int, changes: dict[str, object], due: bool
 ) -> None:
     assert answers.renewal_due(attempt(**changes), after(minutes), POLICY) is due
+
+
+@pytest.mark.parametrize(("ended_after", "minutes"), [(None, 0), (50, 0), (57, 0), (60, 3), (24 * 60, 1383)])
+def test_what_an_instance_lived_after_its_paid_time_is_known(ended_after: float | None, minutes: float) -> None:
+    found = Evidence(ended_at=after(ended_after) if ended_after is not None else None)
+    assert leases.outlived(attempt(), found) == timedelta(minutes=minutes)

@@ -18,7 +18,7 @@ from tests.test_rehearsal import Lines
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 POOL = ("c6i.xlarge", "us-east-1a")
 PRICES = {POOL: [Priced(NOON - timedelta(hours=6), Decimal("3.6"))]}
-BESIDE = bill.GP3_USD_GB_MONTH * 50 / bill.HOURS_A_MONTH + bill.ADDRESS_USD_HOUR
+BESIDE = bill.GP3_USD_GB_MONTH * 50 / 720 + bill.ADDRESS_USD_HOUR  # November has 720 hours
 
 
 def after(seconds: float) -> datetime:
@@ -33,7 +33,7 @@ def life(seconds: float, **changes: Any) -> Life:
 
 def line(start: float, end: float, **changes: Any) -> dict[str, Any]:
     settled = {"entry": "settled", "attempt": 1, "seq": 1, "seconds": end - start, "source": "spot_history"}
-    rates = {"instance": "3.6", "disk": "0.005480", "address": "0.005"}
+    rates = {"instance": "3.6", "disk": "0.005556", "address": "0.005"}
     times = {"start": after(start).isoformat(), "end": after(end).isoformat()}
     return {**settled, **times, "rates_usd_hour": rates, "usd": "0.100000", **changes}
 
@@ -67,7 +67,11 @@ def test_a_slice_costs_the_highest_price_in_force_during_it() -> None:
 def test_a_bill_over_the_months_border_is_split_there_by_the_calendar_that_was_in_force() -> None:
     turn = datetime(2026, 12, 1, tzinfo=UTC)
     found = bill.billed(life(102), [], PRICES, 50, turn - after(62))
-    assert found == {"2026-11": (Decimal("3.6") + BESIDE) * 60 / 3600, "2026-12": (Decimal("3.6") + BESIDE) * 40 / 3600}
+    december = bill.GP3_USD_GB_MONTH * 50 / 744 + bill.ADDRESS_USD_HOUR
+    assert found == {
+        "2026-11": (Decimal("3.6") + BESIDE) * 60 / 3600,
+        "2026-12": (Decimal("3.6") + december) * 40 / 3600,
+    }
 
 
 def test_a_cent_of_difference_in_any_month_is_told() -> None:

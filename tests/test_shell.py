@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -100,3 +101,18 @@ def test_the_timeline_tells_the_story(stage: Stage) -> None:
     stage.tell(ev.Exited(1, "i-00000001", Reason.DONE, "The result is in S3."))
     said = [e["message"] for e in stage.store.timeline(NAME)[0]]
     assert said[-2:] == ["Attempt 1 trains from step 0.", "The result is in S3."]
+
+
+def test_an_instance_that_lived_longer_than_was_paid_for_is_told_of(stage: Stage) -> None:
+    """Every switch would have to fail first; the ledger can't hold what nobody reserved, so a person must know."""
+    run = stage.tell(ev.Submitted())
+    until = run.attempts[0].lease.until if run.attempts[0].lease else START
+    stage.clock.now = until + timedelta(minutes=30)
+    stage.meter.found = replace(stage.meter.found, launched_at=START, ended_at=stage.clock.now)
+    run = stage.tell(ev.InstanceState("i-00000001", "terminated", "Client.UserInitiatedShutdown"))
+    assert run.attempts[0].outlived == timedelta(minutes=30)
+    told = [event for event in stage.store.timeline(NAME)[0] if "30.0 min longer than was paid for" in event["message"]]
+    assert [(event["reason"], event["attempt"]) for event in told] == [("lease_end", 1)]
+    mails = [item["message"] for item in stage.store.ledger.query("OUTBOX") if item["kind"] == "outlived"]
+    assert len(mails) == 1
+    assert "about 0.04 USD that the ledger does not hold" in mails[0]

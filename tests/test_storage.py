@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chalicelib import storage as adapter
-from chalicelib.core.money import ZERO
-from chalicelib.core.storage import Stored, measured, within
-from chalicelib.storage import HEADROOM, Storage
+from chalicelib.core.money import ZERO, up
+from chalicelib.core.storage import Stored, due, measured, within
+from chalicelib.storage import Storage
 from chalicelib.store import Store
 from tests.conftest import TABLE
 from tests.core_world import POLICY, START
@@ -27,8 +27,8 @@ RATE = POLICY.storage_usd_gb_month
 BUCKET = "relay-test"
 
 
-def look(before: Stored | None, gb: int, now: datetime, headroom: int = 0) -> Stored:
-    return measured(before, gb * GB, headroom, now, POLICY)[-1]
+def look(before: Stored | None, gb: int, now: datetime, live: int = 0) -> Stored:
+    return measured(before, gb * GB, live, now, POLICY)[-1]
 
 
 # -- pure ------------------------------------------------------------------------------------------------------------
@@ -52,13 +52,13 @@ def test_each_day_is_settled_at_the_most_that_was_seen_in_it() -> None:
 
 def test_days_that_nobody_saw_are_settled_at_the_most_that_can_have_been_there() -> None:
     """What was found after an outage may have been there since its first hour."""
-    one = look(None, 30, FIRST, headroom=30 * GB)
+    one = look(None, 30, FIRST)
     assert look(one, 60, FIRST + 4 * DAY).settled == 60 * RATE * 4 / 30
     assert look(one, 10, FIRST + 4 * DAY).settled == 30 * RATE * 4 / 30
 
 
 def test_headroom_is_reserved_and_not_settled() -> None:
-    one = look(None, 30, FIRST, headroom=30 * GB)
+    one = look(None, 30, FIRST, live=30)
     assert one.reserved == 60 * RATE
     two = look(one, 30, FIRST + DAY)
     assert (two.settled, two.reserved) == (RATE, 30 * RATE * 29 / 30)
@@ -69,7 +69,40 @@ def test_a_month_that_turned_is_closed_and_the_next_begins() -> None:
     closed, fresh = measured(last, 30 * GB, 0, datetime(2026, 12, 3, tzinfo=UTC), POLICY)
     assert (closed.month, closed.reserved, closed.settled) == ("2026-11", 0, 2 * RATE)
     assert (fresh.month, fresh.day, fresh.seq) == ("2026-12", 3, 1)
+    assert fresh.settled == pytest.approx(30 * RATE * 2 / 31, abs=Decimal("0.000001"))
     assert fresh.reserved == pytest.approx(30 * RATE * 29 / 31, abs=Decimal("0.000001"))
+
+
+def test_months_in_which_nobody_looked_are_paid_for_each() -> None:
+    last = look(None, 30, FIRST.replace(day=29))
+    accounts = measured(last, 60 * GB, 0, datetime(2027, 2, 1, tzinfo=UTC), POLICY)
+    assert [(a.month, a.settled, a.day) for a in accounts] == [
+        ("2026-11", 2 * 60 * RATE / 30, 31),
+        ("2026-12", 60 * RATE, 32),
+        ("2027-01", 60 * RATE, 32),
+        ("2027-02", 0, 1),
+    ]
+    assert accounts[-1].reserved == 60 * RATE
+
+
+def test_what_the_month_has_no_money_for_is_owed_and_settled_before_anything_else() -> None:
+    one = within(None, look(None, 300, FIRST), Decimal(1))
+    assert (one.reserved, one.short, one.owed) == (1, 300 * RATE - 1, 0)
+    late = FIRST + 9 * DAY
+    two = within(one, look(one, 300, late), ZERO)
+    assert (two.settled, two.reserved, two.owed) == (1, 0, 90 * RATE - 1)
+    three = within(two, look(two, 300, late + HOUR), Decimal(20))
+    assert (three.settled, three.reserved, three.gap) == (90 * RATE, 210 * RATE, 0)
+
+
+def test_what_runs_add_quickly_is_reserved_ahead_and_measured_more_often() -> None:
+    one = look(None, 30, FIRST, live=1)
+    assert (one.headroom, due(one, FIRST + 59 * MINUTE, 1, POLICY)) == (GB, False)
+    two = look(one, 40, FIRST + HOUR, live=1)
+    assert two.headroom == 20 * GB
+    assert due(two, FIRST + HOUR + 10 * MINUTE, 1, POLICY)
+    three = look(two, 40, FIRST + HOUR + 10 * MINUTE, live=1)
+    assert not due(three, FIRST + HOUR + 20 * MINUTE, 1, POLICY)
 
 
 def test_without_money_what_fits_is_reserved_and_it_goes_to_what_is_stored_first() -> None:
@@ -77,6 +110,7 @@ def test_without_money_what_fits_is_reserved_and_it_goes_to_what_is_stored_first
     assert one.reserved == Decimal("0.5")
     two = within(one, look(one, 300, FIRST + DAY), ZERO)
     assert (two.settled, two.reserved) == (10 * RATE, Decimal("0.5") - 10 * RATE)
+    assert two.gap == 300 * RATE - Decimal("0.5")
 
 
 @given(
@@ -99,17 +133,16 @@ def test_no_month_ever_holds_more_than_was_free_for_it(
     now, before = FIRST.replace(month=2) + timedelta(days=begins), None
     for size, live, gap, free in looks:
         now += gap
-        *closed, after = measured(before, size, live * HEADROOM, now, POLICY)
-        after = within(before, after, free)
-        same = before is not None and before.month == after.month
-        held = before.reserved + before.settled if same and before else ZERO
-        assert after.reserved >= 0
-        assert after.reserved + after.settled - held <= free
-        assert not same or after.settled >= (before.settled if before else ZERO)
-        for each in closed:
-            assert before
-            assert before.settled <= each.settled <= before.settled + before.reserved
-        before = after
+        for wanted in measured(before, size, live, now, POLICY):
+            after = within(before, wanted, free)
+            same = before is not None and before.month == after.month
+            held = before.reserved + before.settled if same and before else ZERO
+            assert after.reserved >= 0
+            assert after.reserved + after.settled - held <= free
+            assert not same or after.settled >= (before.settled if before else ZERO)
+            assert after.settled + after.reserved + after.gap == wanted.settled + wanted.reserved
+            last = after
+        before = last
 
 
 # -- the bucket and the table ----------------------------------------------------------------------------------------
@@ -123,7 +156,8 @@ class Kept:
         store.ledger.open(["2026-11", "2026-12"])
 
     def keep(self, now: datetime = START, live: int = 0) -> bool:
-        return self.storage.keep(now, live, POLICY)
+        """Whether it was measured and written."""
+        return self.storage.keep(now, live, POLICY) is not None
 
     def sized(self, size: int) -> list[dict[str, Any]]:
         """The bucket says it holds so many bytes."""
@@ -157,6 +191,23 @@ def test_old_versions_weigh_and_delete_markers_do_not(kept: Kept) -> None:
     assert kept.stored.most == 137
 
 
+def test_uploads_that_were_begun_and_not_completed_weigh_as_well(kept: Kept) -> None:
+    kept.s3.put_object(Bucket=BUCKET, Key="a", Body=b"x" * 100)
+    begun = kept.s3.create_multipart_upload(Bucket=BUCKET, Key="b")
+    for number in (1, 2):
+        kept.s3.upload_part(Bucket=BUCKET, Key="b", UploadId=begun["UploadId"], PartNumber=number, Body=b"x" * 10)
+    assert kept.keep()
+    assert kept.stored.most == 120
+
+
+def test_a_month_that_was_never_opened_is_paid_for_after_an_outage(kept: Kept) -> None:
+    kept.sized(300 * GB)
+    kept.keep(START)
+    kept.keep(START + 75 * DAY)
+    assert kept.account("2026-12") == kept.account("2027-01") == (0, 300 * RATE)
+    assert kept.account("2027-02")[1] > 0
+
+
 def test_a_bucket_too_large_for_one_pass_is_measured_over_several(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapter, "_PAGES", 2)
     for n in range(10):
@@ -183,9 +234,9 @@ def test_it_is_measured_when_it_is_time(kept: Kept, live: int, steps: list[tuple
     kept.sized(GB)
     now = START
     assert kept.keep(now, live)
-    for gap, due in steps:
+    for gap, looks in steps:
         now += gap
-        assert kept.keep(now, live) is due
+        assert kept.keep(now, live) is looks
 
 
 def test_the_months_account_moves_with_it(kept: Kept) -> None:
@@ -196,7 +247,7 @@ def test_the_months_account_moves_with_it(kept: Kept) -> None:
     assert kept.account() == (kept.stored.reserved, kept.stored.settled)
     kept.keep(START + 12 * DAY)
     assert kept.account() == (0, 11 * 10 * RATE)
-    assert kept.account("2026-12") == (kept.stored.reserved, 0)
+    assert kept.account("2026-12") == (kept.stored.reserved, up(300 * RATE / 31))
 
 
 def test_headroom_is_free_again_when_nothing_lives_any_more(kept: Kept) -> None:

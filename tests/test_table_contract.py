@@ -18,7 +18,7 @@ from tests.core_world import OFFERS, POLICY, START, new_run
 from tests.sim.table import FakeStore
 
 MONTH = "2026-11"
-PRICE = Rates(Decimal("0.068"), Decimal("0.005480"), Decimal("0.005"))
+PRICE = Rates(Decimal("0.068"), Decimal("0.005556"), Decimal("0.005"))
 
 
 @pytest.fixture(params=["dynamodb", "memory"])
@@ -70,10 +70,10 @@ def test_a_lease_is_reserved_renewed_and_settled_line_by_line(table: Any) -> Non
     run = tell(table, run, ev.Settled(1, 2, used(20, since=30)), timedelta(minutes=50))
     lines = table.ledger.lines(run.name)
     assert [(line["entry"], line["seq"], line["usd"]) for line in lines[:2]] == [
-        ("settled", 1, Decimal("0.039240")),
-        ("settled", 2, Decimal("0.026160")),
+        ("settled", 1, Decimal("0.039278")),
+        ("settled", 2, Decimal("0.026186")),
     ]
-    settled = Decimal("0.065400")
+    settled = Decimal("0.065464")
     assert table.ledger.month(MONTH)["settled"] == run.attempts[0].cost == settled
     assert table.ledger.runs(MONTH)[0]["settled"] == table.ledger.run(run.name)["settled"] == settled
     month = table.ledger.month(MONTH)

@@ -161,11 +161,13 @@ class RunMoney(_Answer):
 
 
 class StorageMoney(_Answer):
-    """What the bucket costs this month: settled by the day, reserved until the month's end."""
+    """What the bucket costs this month: settled by the day, reserved until the month's end. `short_usd` of it found no money
+    in the month: nothing else gets any before."""
 
     bytes: int
     settled_usd: Usd
     reserved_usd: Usd
+    short_usd: Usd
     measured_at: datetime
 
 

@@ -249,7 +249,7 @@ def settled(run: Run, event: ev.Settled, policy: Policy) -> Run:
     attempt = _leased(run, event.attempt, event.seq)
     if attempt is None or attempt.live:
         return run
-    return run.put(leases.settled(attempt, event.usage, event.credit, policy))
+    return run.put(replace(leases.settled(attempt, event.usage, event.credit, policy), outlived=event.outlived))
 
 
 def renewed(run: Run, event: ev.Renewed, now: datetime, policy: Policy) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
@@ -140,12 +140,15 @@ class Silent:
 
 @dataclass(frozen=True)
 class Settled:
-    """What was used of the lease with this sequence number; the rest goes back. `credit`: EC2 charges no instance."""
+    """What was used of the lease with this sequence number; the rest goes back. `credit`: EC2 charges no instance.
+    `outlived`: how long the instance lived after all that was reserved for it was used up.
+    """
 
     attempt: int
     seq: int
     usage: Usage
     credit: bool = False
+    outlived: timedelta = timedelta()
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from chalicelib.core.calendar import pieces
-from chalicelib.core.model import Attempt, Lease, Policy, PriceSource, Rates, Reason, Run, Spent, Usage
-from chalicelib.core.money import MINIMUM, ZERO, by_month, down, rates, up
+from chalicelib.core.model import Attempt, Lease, Policy, PriceSource, Reason, Run, Spent, Usage
+from chalicelib.core.money import MINIMUM, ZERO, by_month, down, rates, rates_in, up
 
 _FREE_FIRST = timedelta(hours=1)  # what EC2 interrupts within its first hour is not charged (EC2 Spot billing)
 _BY_EC2 = "Server.SpotInstance"
@@ -72,12 +72,12 @@ def usage(run: Run, attempt: Attempt, now: datetime, found: Evidence, policy: Po
     lease = attempt.lease
     assert lease is not None
     disk_gb = run.limits.disk_gb
-    whole = rates(ZERO, disk_gb, policy)
-    cap = Rates(lease.rate - whole.disk - whole.address, whole.disk, whole.address)
+    beside = rates(ZERO, disk_gb, policy)
+    cap = lease.rate - beside.total
     if not attempt.live and not _proved(attempt, policy):
-        return Usage(lease.start, lease.until, cap, PriceSource.UNPROVED)
+        return Usage(lease.start, lease.until, replace(beside, instance=cap), PriceSource.UNPROVED)
     if attempt.instance_id is None:
-        return Usage(lease.start, lease.start, whole, PriceSource.NO_INSTANCE)
+        return Usage(lease.start, lease.start, beside, PriceSource.NO_INSTANCE)
     start = lease.start
     if not attempt.spent and found.launched_at is not None:
         start = max(start, found.launched_at)
@@ -86,9 +86,10 @@ def usage(run: Run, attempt: Attempt, now: datetime, found: Evidence, policy: Po
         end = min(end, found.ended_at)
     least = start + MINIMUM if not attempt.spent else start
     end = min(max(end, start, least), lease.until)
-    if found.usd_hour is None or found.usd_hour > cap.instance:
-        return Usage(start, end, cap, PriceSource.CAP)
-    return Usage(start, end, replace(cap, instance=found.usd_hour), found.source)
+    price, source = found.usd_hour, found.source
+    if price is None or price > cap:
+        price, source = cap, PriceSource.CAP
+    return Usage(start, end, rates_in(price, disk_gb, start, end, policy), source)
 
 
 def _proved(attempt: Attempt, policy: Policy) -> bool:
@@ -103,6 +104,13 @@ def credited(attempt: Attempt, found: Evidence) -> bool:
     if not found.reason.startswith(_BY_EC2) or found.launched_at is None or found.ended_at is None:
         return False
     return not attempt.live and found.ended_at - found.launched_at < _FREE_FIRST
+
+
+def outlived(attempt: Attempt, found: Evidence) -> timedelta:
+    """How long the instance lived after `lease.until`. Nothing was reserved for that, so the ledger can't hold it."""
+    if attempt.lease is None or found.ended_at is None:
+        return timedelta()
+    return max(timedelta(), found.ended_at - attempt.lease.until)
 
 
 def costs(used: Usage, policy: Policy) -> dict[str, Decimal]:

@@ -189,6 +189,7 @@ class Attempt:
     ended_at: datetime | None = None
     ended_by: Reason | None = None
     end_proved: bool = True  # False: EC2 does not know the instance any more, and nobody saw it end
+    outlived: timedelta = timedelta()  # how long the instance lived unpaid, should every switch have failed
     terminated: bool = False  # EC2 said so: it has given back its quota, too
 
     @property

@@ -5,18 +5,33 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
-from chalicelib.core.calendar import pieces, seconds
+from chalicelib.core.calendar import days, pieces, seconds, turn
 from chalicelib.core.model import Policy, Rates
 
 _MICRO = Decimal("0.000001")
-_HOURS_PER_MONTH = Decimal(730)
+_SHORTEST_MONTH = 28  # days
 MINIMUM = timedelta(seconds=60)  # EC2 bills Linux by the second, one minute at least (EC2 On-Demand pricing)
 ZERO = Decimal(0)
 
 
 def rates(instance_usd_hour: Decimal, disk_gb: int, policy: Policy) -> Rates:
-    """What one hour costs: the instance at this price, its gp3 volume and its public address."""
-    disk = up(policy.disk_usd_gb_month * disk_gb / _HOURS_PER_MONTH)
+    """What one hour costs at most, in any month: the instance at this price, its gp3 volume and its public address."""
+    return _rates(instance_usd_hour, disk_gb, _SHORTEST_MONTH, policy)
+
+
+def rates_in(instance_usd_hour: Decimal, disk_gb: int, start: datetime, end: datetime, policy: Policy) -> Rates:
+    """What an hour between `start` and `end` costs: never more than `rates`.
+
+    EBS divides a GB-month by the hours that the month has (EBS pricing); of a span over a month's turn the dearer counts.
+    """
+    fewest, at = days(start, policy)[1], start
+    while (at := turn(at, policy)) < end:
+        fewest = min(fewest, days(at, policy)[1])
+    return _rates(instance_usd_hour, disk_gb, fewest, policy)
+
+
+def _rates(instance_usd_hour: Decimal, disk_gb: int, days_of_month: int, policy: Policy) -> Rates:
+    disk = up(policy.disk_usd_gb_month * disk_gb / (days_of_month * 24))
     return Rates(instance_usd_hour, disk, policy.address_usd_hour)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chalicelib.core.model import Run, Status, Wanted
+from chalicelib.core.model import Attempt, Run, Status, Wanted
+from chalicelib.core.money import ZERO, cost
 
 
 class Kind(StrEnum):
@@ -15,6 +16,7 @@ class Kind(StrEnum):
     RESUMED = "resumed"
     RELAUNCHED = "relaunched"
     ENDED = "ended"  # an instance or volume that no run accounts for
+    OUTLIVED = "outlived"  # an instance lived longer than was paid for
     THRESHOLD = "threshold"
     LIMIT = "limit"
 
@@ -49,7 +51,23 @@ def news(before: Run, after: Run) -> tuple[News, ...]:
             last = after.attempts[attempt.number - 2]
             why = f" after {last.ended_by.value}" if last.ended_by else ""
             found.append(_news(Kind.RELAUNCHED, after, f"{after.name}: attempt {attempt.number} {where}{why}."))
+    found += [_news(Kind.OUTLIVED, after, f"{after.name}: {unpaid(attempt)}") for attempt in outlived(before, after)]
     return tuple(found)
+
+
+def outlived(before: Run, after: Run) -> list[Attempt]:
+    """Attempts of which it was learned just now that their instance lived longer than was paid for."""
+    return [a for a in after.attempts if a.outlived and not getattr(before.attempt(a.number), "outlived", None)]
+
+
+def unpaid(attempt: Attempt) -> str:
+    used = attempt.lease.usage if attempt.lease else None
+    usd = cost(used.rates.total, attempt.outlived) if used else ZERO
+    minutes = attempt.outlived.total_seconds() / 60
+    return (
+        f"The instance {attempt.instance_id} of attempt {attempt.number} lived {minutes:.1f} min longer than was paid for: "
+        f"about {usd:.2f} USD that the ledger does not hold."
+    )
 
 
 def _news(kind: Kind, run: Run, message: str) -> News:

@@ -7,6 +7,7 @@ instance that EC2 takes back within its first hour costs its disk and address on
 
 from __future__ import annotations
 
+from calendar import monthrange
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +16,7 @@ from typing import Any
 
 from spotrelay.rehearsal.ec2_market import ON_DEMAND_PRICES
 
-GP3_USD_GB_MONTH, HOURS_A_MONTH, ADDRESS_USD_HOUR = Decimal("0.08"), Decimal(730), Decimal("0.005")
+GP3_USD_GB_MONTH, ADDRESS_USD_HOUR = Decimal("0.08"), Decimal("0.005")
 MINIMUM, FIRST_HOUR = timedelta(seconds=60), timedelta(hours=1)
 CENT = Decimal("0.01")
 # EC2 tells ends in whole seconds, and a rehearsal's machine is slow to look.
@@ -100,12 +101,12 @@ def billed(
     if life.running is None:
         return {}
     end = max(life.ended, life.running + MINIMUM)
-    beside = GP3_USD_GB_MONTH * disk_gb / HOURS_A_MONTH + ADDRESS_USD_HOUR
     inside = sorted(cut for cut in cuts if life.running < cut < life.ended)
     found: dict[str, Decimal] = {}
     for start, until in zip([life.running, *inside], [*inside, end], strict=True):
         price = Decimal(0) if life.credited else _price(life, known, start, min(until, life.ended))
         for month, seconds in pieces(start, until, shift):
+            beside = GP3_USD_GB_MONTH * disk_gb / hours(month) + ADDRESS_USD_HOUR
             found[month] = found.get(month, Decimal(0)) + (price + beside) * seconds / 3600
     return found
 
@@ -126,6 +127,12 @@ def pieces(start: datetime, end: datetime, shift: timedelta) -> Iterator[tuple[s
         until = min(end, turn)
         yield f"{there:%Y-%m}", Decimal((until - at) // timedelta(microseconds=1)) / 1_000_000
         at = until
+
+
+def hours(month: str) -> int:
+    """How many hours a month (yyyy-mm) has: what EBS divides a GB-month by."""
+    year, number = map(int, month.split("-"))
+    return 24 * monthrange(year, number)[1]
 
 
 def total(bills: Iterable[Mapping[str, Decimal]]) -> dict[str, Decimal]:

@@ -5,6 +5,7 @@ The bill is worked out here from when instances ran and what their pools cost at
 
 from __future__ import annotations
 
+from calendar import monthrange
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,7 +18,7 @@ from chalicelib.fleet import Unanswered
 from tests.sim.faults import CallFailed, Faults
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
-DISK_USD_HOUR = Decimal("0.08") * 50 / 730
+DISK_USD_MONTH = Decimal("0.08") * 50
 ADDRESS_USD_HOUR = Decimal("0.005")
 BY_EC2, BY_USER, BY_ITSELF = (
     "Server.SpotInstanceTermination",
@@ -70,7 +71,9 @@ class Instance:
         for start, stop in zip([self.launched_at, *changes], [*changes, end], strict=True):
             usd = ZERO if free else min(self.pool.price(start), self.max_price)
             for name, seconds in _months(start, stop, month):
-                hourly = usd + DISK_USD_HOUR + ADDRESS_USD_HOUR
+                year, number = map(int, name.split("-"))
+                hours = 24 * monthrange(year, number)[1]
+                hourly = usd + DISK_USD_MONTH / hours + ADDRESS_USD_HOUR
                 bill[name] = bill.get(name, ZERO) + hourly * seconds / 3600
         return bill
 
