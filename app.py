@@ -6,6 +6,8 @@ Imports that only the routes need are made there, so that an interruption's hand
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,7 @@ from chalicelib.parse import Malformed, parse
 
 _GONE = ["shutting-down", "terminated", "stopping", "stopped"]
 _MOST_BODY = 64 * 1024
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,3}")
 _JSON = {"Content-Type": "application/json"}
 
 app = Chalice(app_name="spot-relay", configure_logs=False)
@@ -163,7 +166,7 @@ def run_checkpoints(run: str) -> Response:
     def act() -> Response:
         from chalicelib import people
 
-        return _answer(people.checkpoints(controller(), run))
+        return _answer(people.checkpoints(controller(), run, _query()))
 
     return _guarded(act)
 
@@ -173,7 +176,7 @@ def run_ledger(run: str) -> Response:
     def act() -> Response:
         from chalicelib import people
 
-        return _answer(people.ledger(controller(), run))
+        return _answer(people.ledger(controller(), run, _query()))
 
     return _guarded(act)
 
@@ -227,7 +230,7 @@ def _agent(run: str, attempt: str, what: str) -> Response:
 
         c = controller()
         since = len(c.counter.calls)
-        caller = agents.identify(c, _caller(), run, int(attempt) if attempt.isdigit() else 0)
+        caller = agents.identify(c, _caller(), run, int(attempt) if _ATTEMPT.fullmatch(attempt) else 0)
         logger.append_keys(run=caller.run.name, attempt=caller.attempt.number, instance_id=caller.instance_id)
         if what == "claim":
             return _answer(agents.claim(c, caller, api.validate_request(api.ClaimRequest, _body())))
@@ -273,9 +276,20 @@ def _body() -> Any:
     if len(raw) > _MOST_BODY:
         raise ApiError(413, "too_large", f"The body has {len(raw)} bytes; at most {_MOST_BODY} are taken.")
     try:
-        return json.loads(raw or b"null")
+        return json.loads(raw or b"null", object_pairs_hook=_once)
+    except RecursionError:
+        raise ApiError(400, "bad_request", "The body is nested too deep.") from None
     except ValueError as error:
         raise ApiError(400, "bad_request", f"The body is no JSON: {error}.") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that names each key once: of two, nobody could say which was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:100]!r} is there twice")
+    return found
 
 
 def _query() -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from chalicelib.bucket import checkpoint_prefix, run_prefix
 from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.names import NAME
 from chalicelib.controller import Controller
 from chalicelib.core import answers, leases
 from chalicelib.core import events as ev
@@ -23,7 +24,7 @@ from chalicelib.records import Beat
 from chalicelib.scoped import credentials, policy, secret_path
 from chalicelib.store import OverLimit
 
-_CALLER = re.compile(r"^arn:aws[\w-]*:sts::\d{12}:assumed-role/(?P<role>[\w+=,.@-]+)/(?P<instance>i-[0-9a-f]{8,17})$")
+_CALLER = re.compile(r"arn:aws[\w-]*:sts::\d{12}:assumed-role/(?P<role>[\w+=,.@-]+)/(?P<instance>i-[0-9a-f]{8,17})")
 _ASK_AGAIN_S = 2.0  # how often a waiting successor asks for the baton: it is part of every training pause
 
 
@@ -38,11 +39,11 @@ class Caller:
 
 def identify(c: Controller, arn: str, name: str, number: int) -> Caller:
     """The caller as the run's own attempt. Raises ApiError 403, 404, or 409 `retry` while EC2 is not sure yet."""
-    found = _CALLER.match(arn)
+    found = _CALLER.fullmatch(arn)
     if not found or found["role"] != c.settings.instance_role:
         raise ApiError(403, "not_an_instance", "Only an instance that Spot Relay launched may call this route.")
     instance_id = found["instance"]
-    run = c.store.load(name)
+    run = c.store.load(name) if re.fullmatch(NAME, name) else None
     if run is None:
         raise ApiError(404, "not_found", f"There is no run {name!r}.")
     attempt = run.attempt(number)

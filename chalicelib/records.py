@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from chalicelib.codec import from_item, to_item
+from chalicelib.contracts.names import NAME
 from chalicelib.core.model import Run
 
 
@@ -42,7 +45,7 @@ class Records:
 
     def heard(self, run: str, beat: Beat) -> None:
         given = {"at": beat.at.isoformat(), "phase": beat.phase, "step": beat.step, "commit": beat.commit}
-        given |= {"metrics": _stored(beat.metrics), "checkpoint": _stored(beat.checkpoint)}
+        given |= {"metrics": _text(beat.metrics), "checkpoint": _stored(beat.checkpoint)}
         given |= {"checkpoint_at": beat.checkpoint_at.isoformat() if beat.checkpoint_at else None}
         self._put(f"RUN#{run}", f"BEAT#{beat.attempt:04d}", {"attempt": beat.attempt, **given})
 
@@ -56,7 +59,7 @@ class Records:
                 at=datetime.fromisoformat(item["at"]),
                 phase=str(item["phase"]),
                 step=int(item["step"]) if item.get("step") is not None else None,
-                metrics=plain_numbers(item.get("metrics")),
+                metrics=_document(item.get("metrics")),
                 commit=item.get("commit"),
                 checkpoint=plain_numbers(item.get("checkpoint")),
                 checkpoint_at=datetime.fromisoformat(told_at) if told_at else None,
@@ -68,10 +71,15 @@ class Records:
 
     def left(self, run: str, attempt: int, results: Mapping[str, Any], at: datetime) -> None:
         """What an attempt says it left: prefix, metrics, found and missing keys."""
-        self._put(f"RUN#{run}", f"RESULT#{attempt:04d}", {"attempt": attempt, "at": at.isoformat(), **_stored(results)})
+        kept = {name: value for name, value in results.items() if name != "metrics"}
+        given = {**_stored(kept), "metrics": _text(results.get("metrics"))}
+        self._put(f"RUN#{run}", f"RESULT#{attempt:04d}", {"attempt": attempt, "at": at.isoformat(), **given})
 
     def results(self, run: str) -> dict[int, dict[str, Any]]:
-        return {int(item["attempt"]): plain_numbers(item) for item in self._query(f"RUN#{run}", "RESULT#")}
+        return {
+            int(item["attempt"]): {**plain_numbers(item), "metrics": _document(item.get("metrics"))}
+            for item in self._query(f"RUN#{run}", "RESULT#")
+        }
 
     def runs(self, limit: int, cursor: str | None) -> tuple[list[str], str | None]:
         """Names of runs, newest first, and where to go on; None at the end. Raises BadCursor."""
@@ -115,10 +123,23 @@ def _encoded(sk: str) -> str:
 def _decoded(cursor: str) -> str:
     try:
         sk = base64.urlsafe_b64decode(cursor.encode()).decode()
-        datetime.fromisoformat(sk.partition("#")[0])
+        at, _, name = sk.partition("#")
+        datetime.fromisoformat(at)
     except (binascii.Error, UnicodeError, ValueError) as error:
         raise BadCursor(cursor) from error
+    if len(at) > 40 or not re.fullmatch(NAME, name):
+        raise BadCursor(cursor)
     return sk
+
+
+def _text(metrics: Mapping[str, Any] | None) -> str | None:
+    """What a training job wrote, as JSON text: no number, key or depth of it is one that the table could refuse."""
+    return None if metrics is None else json.dumps(metrics)
+
+
+def _document(text: str | None) -> Any:
+    # NaN and Infinity, which Python writes and JSON does not have, are shown as words.
+    return None if text is None else json.loads(text, parse_constant=str)
 
 
 def _stored(value: Any) -> Any:

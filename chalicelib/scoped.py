@@ -10,6 +10,7 @@ from chalicelib.bucket import run_prefix
 from chalicelib.settings import Settings
 
 SECONDS = 3600  # role chaining allows no more
+MOST_CHARACTERS = 2048  # of a session policy (STS, AssumeRole)
 
 
 def policy(
@@ -43,6 +44,10 @@ def policy(
     return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **s} for s in statements]}
 
 
+def text(document: dict[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
 def secret_path(stage: str, name: str) -> str:
     """The SSM parameter that keeps a stored secret."""
     return f"/spot-relay/{stage}/secrets/{name}"
@@ -53,7 +58,7 @@ def credentials(sts: Any, settings: Settings, run: str, attempt: int, document: 
     given = sts.assume_role(
         RoleArn=settings.run_role_arn,
         RoleSessionName=f"{run[:48]}-{attempt}",
-        Policy=json.dumps(document, separators=(",", ":")),
+        Policy=text(document),
         DurationSeconds=SECONDS,
     )["Credentials"]
     return {

@@ -210,7 +210,7 @@ def test_what_does_not_exist_is_404(stage: Deployed) -> None:
     for act in (
         lambda: people.get(stage.c, "nobody"),
         lambda: people.events(stage.c, "nobody", {}),
-        lambda: people.checkpoints(stage.c, "nobody"),
+        lambda: people.checkpoints(stage.c, "nobody", {}),
         lambda: people.ask(stage.c, "nobody", "cancel", ME),
     ):
         with refused(404, "not_found"):
@@ -372,7 +372,7 @@ def test_checkpoints_are_listed_with_whether_they_count(stage: Deployed) -> None
     for step in (10, 20):
         stage.publish(1, step)
     stage.s3.put_object(Bucket=BUCKET, Key="runs/cloud_prod_001/checkpoints/0001/000000000030/model", Body=b"half")
-    shown = people.checkpoints(stage.c, SPEC["name"])
+    shown = people.checkpoints(stage.c, SPEC["name"], {})
     api.CheckpointList.model_validate(shown)
     assert [(c["step"], c["counts"]) for c in shown["checkpoints"]] == [(20, True), (10, True)]
 
@@ -385,7 +385,7 @@ def test_pruning_keeps_the_newest_that_count(stage: Deployed) -> None:
     assert run
     gone = stage.c.bucket.prune(run, 2)
     assert [g.step for g in gone] == [30, 20, 10]
-    assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"])["checkpoints"]] == [50, 40]
+    assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]] == [50, 40]
 
 
 def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from chalicelib.contracts.errors import ApiError
 from chalicelib.contracts.fields import money, wrong_fields
@@ -16,7 +16,21 @@ AttemptNumber = Annotated[int, Field(ge=1, le=9999)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Message = Annotated[str, Field(max_length=2000)]
 Usd = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?$")]
-Metrics = Annotated[dict[str, Any], Field(max_length=200)]
+_DEEPEST = 20
+
+
+def _not_too_deep(value: dict[str, Any]) -> dict[str, Any]:
+    left: list[tuple[Any, int]] = [(value, 1)]
+    while left:
+        each, depth = left.pop()
+        inside = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        if inside and depth > _DEEPEST:
+            raise ValueError(f"is nested more than {_DEEPEST} deep")
+        left += [(one, depth + 1) for one in inside]
+    return value
+
+
+Metrics = Annotated[dict[str, Any], Field(max_length=200), AfterValidator(_not_too_deep)]
 
 # An agent's word for what it does now.
 AgentPhase = Literal["boot", "source", "setup", "wait", "restore", "train", "save", "upload"]
@@ -152,6 +166,7 @@ class CheckpointView(_Answer):
 
 class CheckpointList(_Answer):
     checkpoints: list[CheckpointView]
+    cursor: str | None
 
 
 class RunMoney(_Answer):
@@ -252,6 +267,7 @@ class LedgerView(_Answer):
     reserved_usd: Usd
     settled_usd: Usd
     lines: list[LineView]
+    cursor: str | None
 
 
 class PlannedCost(_Answer):
@@ -357,7 +373,7 @@ class ClaimAnswer(_Leased):
 
 class PublishedCheckpoint(_Request):
     step: StepNumber
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, lt=10**18)]
     final: bool = False
 
 
@@ -370,7 +386,7 @@ class HeartbeatRequest(_Request):
     commit: Commit | None = None
     checkpoint: PublishedCheckpoint | None = None
     notice_at: datetime | None = None
-    lease_end: str | None = None
+    lease_end: Annotated[str, Field(max_length=64)] | None = None
 
 
 class HeartbeatAnswer(_Leased):
@@ -383,8 +399,8 @@ class HeartbeatAnswer(_Leased):
 class ExitResults(_Request):
     prefix: Annotated[str, Field(max_length=1024)]
     metrics: Metrics | None = None
-    found: Annotated[list[str], Field(max_length=1000)] = []
-    missing: Annotated[list[str], Field(max_length=1000)] = []
+    found: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=1000)] = []
+    missing: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=1000)] = []
 
 
 class ExitRequest(_Request):

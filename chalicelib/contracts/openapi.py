@@ -75,7 +75,15 @@ ROUTES = (
         (400, 404, 409, 413),
         api.ResumeRequest,
     ),
-    Route("GET", "/runs/{run}/ledger", "getLedger", "What a run cost, lease by lease.", _one(api.LedgerView), (404,)),
+    Route(
+        "GET",
+        "/runs/{run}/ledger",
+        "getLedger",
+        "What a run cost, lease by lease.",
+        _one(api.LedgerView),
+        (400, 404),
+        query=("limit", "cursor"),
+    ),
     Route(
         "GET",
         "/runs/{run}/events",
@@ -91,7 +99,8 @@ ROUTES = (
         "listCheckpoints",
         "A run's whole checkpoints.",
         _one(api.CheckpointList),
-        (404,),
+        (400, 404),
+        query=("limit", "cursor"),
     ),
     Route("GET", "/budget", "getBudget", "The month's money.", _one(api.Budget)),
     Route(

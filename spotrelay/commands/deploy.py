@@ -65,6 +65,11 @@ def _parameters(context: click.Context, option: click.Parameter, values: tuple[s
 )
 @click.option("--limit", callback=_limit, help="USD a month; kept from the last deploy if left out, 20 at first.")
 @click.option(
+    "--max-open-runs",
+    type=click.IntRange(1, 100_000),
+    help="Runs without an end at a time; kept from the last deploy if left out, 100 at first.",
+)
+@click.option(
     "--bucket", callback=_bucket, help="The bucket's name; one that is there is used, with all that is in it."
 )
 @click.option(
@@ -81,6 +86,7 @@ def deploy(
     account: Account,
     email: str | None,
     limit: str | None,
+    max_open_runs: int | None,
     bucket: str | None,
     parameters: dict[str, str],
     dry_run: bool,
@@ -114,7 +120,14 @@ def deploy(
 
     chalice = Chalice(account.client, deploying.ROOT, account.stage, account.environment())
     made = deploying.deploy(
-        account.client, account.stage, chalice, limit_usd=limit, bucket=bucket, parameters=parameters, say=say
+        account.client,
+        account.stage,
+        chalice,
+        limit_usd=limit,
+        bucket=bucket,
+        parameters=parameters,
+        extra_env={"MAX_OPEN_RUNS": str(max_open_runs)} if max_open_runs else {},
+        say=say,
     )
     applied = None
     if limit and not made.is_new:

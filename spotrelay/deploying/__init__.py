@@ -102,8 +102,9 @@ def deploy(
     say("agent")
     digest = upload_agent(clients("s3"), resources.BucketName)
     before = deployed_environment(clients("lambda"), stage)
+    kept = {"MAX_OPEN_RUNS": before["MAX_OPEN_RUNS"]} if "MAX_OPEN_RUNS" in before else {}
     limit = limit_usd or before.get("LIMIT_USD") or DEFAULT_LIMIT_USD
-    env = environment(stage, resources, digest, limit, extra_env or {})
+    env = environment(stage, resources, digest, limit, {**kept, **(extra_env or {})})
     known = before.get("API_URL")
     say("functions (chalice deploy)")
     api_id, url = chalice_deploy({**env, "API_URL": known or UNKNOWN_URL}, resources.ControllerRoleArn)
