@@ -11,7 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "userdata/agent"))
 
 import source
-from failures import Failure, Redactor
+from failures import Failure
+from redact import Redactor
 
 TOKEN = "github_pat_0123456789"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import checkpoints
+import matching
 import patterns
 import results
 import trainer as training
@@ -52,10 +53,11 @@ class Leg:
         self.log, self.clock = log, clock
         self._say: Callable[[str], None] = log.say
         self.trained_since = clock.monotonic()
+        compiled = patterns.compile_pattern(plan.get("checkpoint", "pattern"))
         self.publisher = Publisher(bucket, plan.run, plan.attempt, plan.checkpoints)
         self.watcher = Watcher(
             self.publisher,
-            patterns.compile_pattern(plan.get("checkpoint", "pattern")),
+            matching.BoundedPattern(compiled, log.say) if compiled else None,
             clock,
             lambda: progress.step,
             self._published,
@@ -74,6 +76,7 @@ class Leg:
             self.publisher.parent = Ref(manifest.attempt, manifest.step)
             self.publisher.remember(manifest, checkpoints.prefix_of(plan.run, manifest.attempt, manifest.step))
         self.watcher.begin(manifest.step if manifest else None)
+        plan.no_links()
         training.own(plan.work)
         user = training.training_user()
         home = Path(user.pw_dir) if user else Path(os.environ.get("HOME") or "/root")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from checkpoints import Manifest
 from clock import Clock
 from courier import Courier
 from ending import Ending
-from failures import Failure, Leave, Redactor, TornCheckpoint
+from failures import Failure, Leave, TornCheckpoint
 from imds import Identity, Imds, ImdsError
 from leg import Leg
 from logs import Log, Shipper
 from plan import Plan
 from progress import Progress
 from pulse import Pulse
+from redact import Redactor
 from trainer import become_subreaper
 
 REPORT_PATIENCE_S, POWER_OFF_S = 120, 60  # of the lease's last four minutes
@@ -41,11 +43,12 @@ def main() -> int:
     clock = Clock.from_environment()
     become_subreaper()
     code = 0
+    attempt = Attempt(clock)
     try:
-        Attempt(clock).run()
+        attempt.run()
     except Exception:
-        # The boot script reports what an agent that breaks can't.
-        traceback.print_exc()
+        # The boot script reports what an agent that breaks can't. The console can be read with EC2's API.
+        print(attempt.redact(traceback.format_exc()), file=sys.stderr, flush=True)
         code = 1
     finally:
         if code == 0:
@@ -68,7 +71,7 @@ class Attempt:
         me = self._identity()
         self.me, self.region = me, self.imds.region()
         self.role = instance_role()
-        self.api = Api(me.api, me.run, me.attempt, self.role, self.region, self.clock)
+        self.api = Api(me.api, me.run, me.attempt, self.role, self.region, self.clock, redact=self.redact.document)
         asked_at = self.clock.monotonic()
         claim = self.api.claim({"ready": False}, self.clock.scaled(CLAIM_PATIENCE_S, 30))
         if claim["action"] != "prepare":
@@ -104,7 +107,7 @@ class Attempt:
         prefix = f"{self.claim['prefix']}logs/{plan.attempt:04d}/"
         shipper = Shipper(plan.log, self.bucket, prefix, self.redact)
         self.progress = Progress(*plan.progress)
-        self.courier = Courier(shipper, self.progress, self.pulse, self.clock)
+        self.courier = Courier(shipper, self.progress, self.pulse, self.clock, self._say)
         self.courier.start()
         with contextlib.suppress(Exception):
             logs_client = store.client("logs", self.region, self.scoped)
@@ -151,6 +154,7 @@ class Attempt:
         names = plan.get("secrets") or {}
         secrets = {name: secret(where, names.get(name, name)) for name, where in (given.get("env") or {}).items()}
         prepare.setup(plan, secrets, self._log(), self.clock, self.pulse.check)
+        plan.no_links()
         plan.results.mkdir(parents=True, exist_ok=True)
         return secrets
 
@@ -180,6 +184,7 @@ class Attempt:
             if not offered:
                 self._say("nothing to restore: training begins at the beginning")
                 return None
+            plan.no_links()
             self.pulse.tell(urgent=True, phase="restore")
             for each in offered:
                 try:
@@ -204,7 +209,6 @@ class Attempt:
         linger = 0.0
         if not ending.silent:
             self._say(f"ending: {ending.reason}: {ending.message}")
-            ending.message = self.redact(ending.message)
             body = ending.body(self.leg.step if self.leg else None)
             try:
                 answer = self.api.exit(body, self._patience())

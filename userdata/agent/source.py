@@ -16,7 +16,8 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from failures import Failure, Redactor
+from failures import Failure
+from redact import Redactor
 from store import Bucket
 
 _GIT_TIMEOUT = 1800
@@ -77,7 +78,7 @@ def explain(stderr: str, repo: str, ref: str, token_name: str | None, redact: Re
             )
         return f"The repository {where} was not found: correct source.repo; if it is private, set source.token."
     lines = [line for line in stderr.strip().splitlines() if line.strip()] or ["git said nothing"]
-    return redact(f"The repository {where} can't be fetched: {lines[-1].strip()[:300]}")
+    return f"The repository {where} can't be fetched: {redact(lines[-1].strip())[:300]}"
 
 
 class Git:
