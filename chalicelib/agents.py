@@ -21,7 +21,7 @@ from chalicelib.core.answers import Action
 from chalicelib.core.apply import may_take
 from chalicelib.core.model import Attempt, Counted, Reason, Run
 from chalicelib.records import Beat
-from chalicelib.scoped import credentials, policy, secret_path
+from chalicelib.scoped import command_policy, credentials, policy, secret_path
 from chalicelib.store import OverLimit
 
 _CALLER = re.compile(r"arn:aws[\w-]*:sts::\d{12}:assumed-role/(?P<role>[\w+=,.@-]+)/(?P<instance>i-[0-9a-f]{8,17})")
@@ -79,7 +79,7 @@ def claim(c: Controller, caller: Caller, body: ClaimRequest) -> dict[str, Any]:
                 **told,
                 **_work(c, run, number),
                 **_lease(c, run, number),
-                "credentials": _credentials(c, run, number),
+                **_all_credentials(c, run, number),
             }
         case Action.WAIT:
             return {**told, "retry_in_s": _ASK_AGAIN_S * c.settings.time_scale, **_lease(c, run, number)}
@@ -133,7 +133,7 @@ def heartbeat(c: Controller, caller: Caller, body: HeartbeatRequest) -> dict[str
         "reason": str(answer.reason),
         "message": answer.message,
         **lease,
-        "credentials": _credentials(c, run, number) if stale else None,
+        **(_all_credentials(c, run, number) if stale else {"credentials": None, "command_credentials": None}),
     }
 
 
@@ -223,8 +223,17 @@ def _work(c: Controller, run: Run, number: int) -> dict[str, Any]:
     }
 
 
-def _credentials(c: Controller, run: Run, number: int) -> dict[str, str]:
+def _all_credentials(c: Controller, run: Run, number: int) -> dict[str, dict[str, str] | None]:
+    """The agent's, and those that the spec asks for its command."""
     spec = _spec(c, run.name)
+    lent = None
+    if spec.get("aws_credentials"):
+        narrower = command_policy(c.settings, run.name, number, [each["from"] for each in spec["inputs"]])
+        lent = credentials(c.sts, c.settings, run.name, number, narrower)
+    return {"credentials": _credentials(c, run, number, spec), "command_credentials": lent}
+
+
+def _credentials(c: Controller, run: Run, number: int, spec: dict[str, Any]) -> dict[str, str]:
     inputs = [each["from"] for each in spec["inputs"]]
     named = [*spec["secrets"].values(), *([spec["source"]["token"]] if spec["source"].get("token") else [])]
     document = policy(c.settings, c.region, run.name, number, inputs, named)

@@ -365,6 +365,7 @@ class ClaimAnswer(_Leased):
     source: str | None = None
     secrets: SecretNames | None = None
     credentials: Credentials | None = None
+    command_credentials: Credentials | None = None
     log_group: str | None = None
     retry_in_s: float | None = None
     checkpoint: Offered | None = None
@@ -394,6 +395,7 @@ class HeartbeatAnswer(_Leased):
     reason: str
     message: str
     credentials: Credentials | None = None
+    command_credentials: Credentials | None = None
 
 
 class ExitResults(_Request):

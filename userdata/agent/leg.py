@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import checkpoints
@@ -69,7 +69,8 @@ class Leg:
         """The furthest step known: the trainer's own word, or its last published checkpoint."""
         return max((s for s in (self.progress.step, self.watcher.last_step) if s is not None), default=None)
 
-    def run(self, secrets: dict[str, str], restored: tuple[Manifest, Path] | None) -> Ending:
+    def run(self, secrets: dict[str, str], restored: tuple[Manifest, Path] | None, lent: Mapping[str, str]) -> Ending:
+        """`lent` are the variables through which the command finds its own AWS credentials, if the spec asks for some."""
         plan = self.plan
         manifest, path = restored or (None, None)
         if manifest is not None:
@@ -82,7 +83,7 @@ class Leg:
         home = Path(user.pw_dir) if user else Path(os.environ.get("HOME") or "/root")
         metrics_before = _stamp(plan.metrics)
         argv = plan.argv(path)
-        env = training.environment(plan.env(secrets, path).items(), home)
+        env = training.environment({**lent, **plan.env(secrets, path)}.items(), home)
         self.pulse.check()
         self._say(f"starting {argv[0]}" + (f" from step {manifest.step}" if manifest else ""))
         self.pulse.tell(urgent=True, phase="train", step=manifest.step if manifest else None)

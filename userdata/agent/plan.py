@@ -128,6 +128,11 @@ class Plan:
         }
 
 
+def lent_folder() -> Path:
+    """Where the command's own AWS credentials are, when it has some."""
+    return Path(os.environ.get("SPOT_RELAY_ROOT") or "/") / "opt/spot-relay/aws"
+
+
 def _at(document: Any, *path: str) -> Any:
     for name in path:
         document = document.get(name) if isinstance(document, Mapping) else None

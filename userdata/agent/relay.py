@@ -19,6 +19,7 @@ import power
 import prepare
 import source
 import store
+import trainer
 from api import Api, Gone, Refused, Unreachable, instance_role
 from checkpoints import Manifest
 from clock import Clock
@@ -27,12 +28,12 @@ from ending import Ending
 from failures import Failure, Leave, TornCheckpoint
 from imds import Identity, Imds, ImdsError
 from leg import Leg
+from lent import Lent
 from logs import Log, Shipper
-from plan import Plan
+from plan import Plan, lent_folder
 from progress import Progress
 from pulse import Pulse
 from redact import Redactor
-from trainer import become_subreaper
 
 REPORT_PATIENCE_S, POWER_OFF_S = 120, 60  # of the lease's last four minutes
 CLAIM_PATIENCE_S = 540  # the controller counts ten minutes without a claim as a failed boot
@@ -41,7 +42,7 @@ CLAIM_PATIENCE_S = 540  # the controller counts ten minutes without a claim as a
 def main() -> int:
     """Run the attempt that the instance's tags name. The exit code is 0 unless the agent itself broke."""
     clock = Clock.from_environment()
-    become_subreaper()
+    trainer.become_subreaper()
     code = 0
     attempt = Attempt(clock)
     try:
@@ -81,7 +82,10 @@ class Attempt:
         self.scoped = store.ScopedCredentials(claim["credentials"])
         path_style = bool(os.environ.get("AWS_ENDPOINT_URL"))
         self.bucket = store.Bucket(store.s3_client(self.region, self.scoped, path_style), claim["bucket"])
-        self.pulse = Pulse(self.api.heartbeat, self.imds, self.clock, self._arm, self.scoped.replace, self._say)
+        self.lent = Lent(lent_folder(), self.region, trainer.uid())
+        self.pulse = Pulse(
+            self.api.heartbeat, self.imds, self.clock, self._arm, self.scoped.replace, self._say, self.lent.take
+        )
         signal.signal(signal.SIGTERM, lambda *_: self.pulse.want("drain", "instance_ended", "the machine shuts down"))
         self.pulse.take(claim, asked_at)
         self.pulse.start()
@@ -119,7 +123,8 @@ class Attempt:
         self.leg = Leg(
             plan, self.bucket, self.claim["prefix"], self.pulse, self.courier, self.progress, self.log, self.clock
         )
-        return self.leg.run(secrets, restored)
+        lent = self.lent.environment if plan.get("aws_credentials") else {}
+        return self.leg.run(secrets, restored, lent)
 
     def _prepare(self, plan: Plan) -> dict[str, str]:
         self.pulse.tell(phase="source")
