@@ -14,7 +14,7 @@ from spotrelay.rehearsal.job import Job, Reference
 from spotrelay.rehearsal.judge import judge
 from spotrelay.rehearsal.outcome import Outcome
 from spotrelay.rehearsal.scene import Plot, Scenario, Scene
-from spotrelay.rehearsal.stage import Stage
+from spotrelay.rehearsal.stage import STAGE, Stage
 from spotrelay.rehearsal.watch import Watch
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
@@ -36,7 +36,7 @@ def conduct(stage: Stage, job: Job, scenario: Scenario, seed: int, reference: Re
     """One scenario on a stage that is up, from submission to judgement."""
     began = time.monotonic()
     name = f"{job.spec.name[:36]}-{scenario.name}"
-    spec = job.named(name, scenario.lasts_s)
+    spec = stage.canaries.plant(stage.client("ssm"), STAGE, job.named(name, scenario.lasts_s))
     pools = stage.pools(list(job.spec.resources.instance_types))
     scenarios.reset(stage.control, pools)
     total = job.spec.progress.total_steps or 0
