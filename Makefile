@@ -50,7 +50,14 @@ fuzz: .venv/.installed  ## random months for the money, over 100,000 steps (abou
 check: .venv/.installed  ## formatting, lint, types
 	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
 
+# checkov brings a hundred packages of its own, other pins of ours among them: it gets an environment of its own.
+CHECKOV = $$(command -v uv || echo "python3 -m uv") tool run --quiet checkov@3.3.30
+
+lint-template: .venv/.installed  ## the template, by cfn-lint and by checkov (exceptions and reasons are in its Metadata)
+	.venv/bin/cfn-lint --regions us-east-1 --template .chalice/resources.yaml
+	$(CHECKOV) --file .chalice/resources.yaml --framework cloudformation --compact --quiet --skip-download
+
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz check format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz check lint-template format

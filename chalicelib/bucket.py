@@ -43,6 +43,10 @@ class Bucket:
             Bucket=self.name, Key=f"{run_prefix(run)}spec.json", Body=body, ContentType="application/json"
         )
 
+    def holds(self, run: str) -> bool:
+        """Whether there is anything of a run of this name."""
+        return bool(self._s3.list_objects_v2(Bucket=self.name, Prefix=run_prefix(run), MaxKeys=1).get("Contents"))
+
     def source(self, run: str) -> Source | None:
         """The source that the first attempt stored, if one did."""
         key = f"{run_prefix(run)}source.tar.gz"

@@ -21,7 +21,7 @@ from chalicelib.fleet import Fleet
 from chalicelib.fleet import Settings as FleetSettings
 from chalicelib.metering import Ec2Meter
 from chalicelib.outbox import Outbox
-from chalicelib.pools import Priced, PriceUnknown, priced
+from chalicelib.pools import Priced, PriceUnknown, named_at, priced
 from chalicelib.prices import Prices
 from chalicelib.quota import Quotas
 from chalicelib.records import Records
@@ -179,9 +179,10 @@ class Controller:
         """Today's offers of a run's pools; None when EC2 names no price."""
         types = list(dict.fromkeys(offer.instance_type for offer in run.offers))
         try:
-            return ev.Priced(tuple(p.offer for p in self.priced(types, run.offers[0].market))) if types else None
+            pools = self.priced(types, run.offers[0].market) if types else ()
         except PriceUnknown:
             return None
+        return ev.Priced(tuple(p.offer for p in pools), named_at(pools, self.clock())) if pools else None
 
 
 @cache

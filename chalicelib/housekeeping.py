@@ -52,36 +52,41 @@ def _storage_short(c: Controller, stored: Stored, now: datetime) -> None:
 
 def after_runs(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
     with report.kept("waiting runs"):
-        resume(c.shell, report.waiting, lambda: free(c, now), c.fresh_offers, now)
+        resume_waiting(c, report.waiting, now)
     left_volumes(c, report, now)
     with report.kept("other instances"):
-        _others(c, others, report, now)
+        c.unmanaged.keep(others, now, c.policy)
+    if c.settings.guard == "account":
+        _guard(c, others, report, now)
     with report.kept("thresholds"):
         _thresholds(c, bool(report.waiting), now)
     with report.kept("mail"):
         c.outbox.deliver(now)
 
 
-def free(c: Controller, now: datetime) -> Decimal:
-    return c.store.ledger.month(calendar.month(now, c.policy))["free"]
+def resume_waiting(c: Controller, waiting: list[Run], now: datetime) -> None:
+    def free() -> Decimal:
+        return c.store.ledger.month(calendar.month(now, c.policy))["free"]
+
+    resume(c.shell, waiting, free, c.store.ledger.raised_at, c.fresh_offers, now)
 
 
 def resume(
     shell: Shell,
     waiting: list[Run],
     free: Callable[[], Decimal],
+    raised_at: Callable[[], datetime | None],
     priced: Callable[[Run], ev.Priced | None],
     now: datetime,
-    *,
-    raised: bool = False,
 ) -> list[str]:
     """Let waiting runs go on, as far as the money goes. Gives their names.
 
+    `free` is the month's money, `raised_at` when its limit was last raised; both are asked only when a run waits.
     One that fails keeps no other from going on; its error rises at the end.
     """
     names: list[str] = []
     failed: Exception | None = None
-    for run in to_resume(waiting, free(), now, shell.policy, raised=raised) if waiting else []:
+    for run in to_resume(waiting, free(), now, shell.policy, raised_at=raised_at()) if waiting else []:
         try:
             offers = priced(run)
             if offers:
@@ -116,10 +121,8 @@ def _delete(c: Controller, volume: Volume, report: Report, now: datetime) -> Non
             raise
 
 
-def _others(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
-    c.unmanaged.keep(others, now, c.policy)
-    if c.settings.guard != "account":
-        return
+def _guard(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
+    """End what is not ours, each by itself; it does not wait for the figures of what that costs."""
     for instance in others:
         if instance.protected or now - instance.launched_at < _FOREIGN_FOR * c.settings.time_scale:
             continue

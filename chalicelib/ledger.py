@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -44,6 +45,11 @@ class Ledger:
         """The monthly limit in force, USD."""
         item = self.get("BUDGET", "BUDGET")
         return Decimal(item["limit"]) if item else self._limit
+
+    def raised_at(self) -> datetime | None:
+        """When the monthly limit was last raised; None while it never was."""
+        item = self.get("BUDGET", "BUDGET") or {}
+        return datetime.fromisoformat(item["raised_at"]) if "raised_at" in item else None
 
     def month(self, month: str) -> dict[str, Decimal]:
         """limit, free, reserved and settled of a month (yyyy-mm), in USD."""
@@ -107,14 +113,18 @@ class Ledger:
             self._opened.add(month)
         return unsure
 
-    def set_limit(self, usd: Decimal, months: list[str]) -> None:
-        """Set the limit of these months (which are open) and of all to come, together. Raises LimitTooLow."""
+    def set_limit(self, usd: Decimal, months: list[str], now: datetime) -> None:
+        """Set the limit of these months (which are open) and of all to come, together. Raises LimitTooLow.
+
+        That it was raised, and when, is written with it: runs that wait go on then, whatever becomes of the caller.
+        """
         for _ in range(_TRIES):
             before = {month: self.month(month) for month in months}
             for month, account in before.items():
                 if usd < account["settled"] + account["reserved"]:
                     raise LimitTooLow(month, account)
-            items = [self._put({"pk": "BUDGET", "sk": "BUDGET", "limit": usd})]
+            raised = any(usd > account["limit"] for account in before.values())
+            items = [self._set_budget(usd, now if raised else None)]
             items += [self._move_limit(month, account["limit"], usd) for month, account in before.items()]
             try:
                 self._client.transact_write_items(TransactItems=items)
@@ -122,6 +132,18 @@ class Ledger:
             except self._client.exceptions.TransactionCanceledException:
                 continue  # something was reserved meanwhile: look again
         raise TimeoutError(f"The limit could not be changed: the ledger changed {_TRIES} times meanwhile. Try again.")
+
+    def _set_budget(self, usd: Decimal, raised_at: datetime | None) -> dict[str, Any]:
+        at = {":at": raised_at.isoformat()} if raised_at else {}
+        return {
+            "Update": {
+                "TableName": self._table,
+                "Key": to_item({"pk": "BUDGET", "sk": "BUDGET"}),
+                "UpdateExpression": "SET #limit = :limit" + (", raised_at = :at" if at else ""),
+                "ExpressionAttributeNames": {"#limit": "limit"},
+                "ExpressionAttributeValues": to_item({":limit": usd, **at}),
+            }
+        }
 
     def _move_limit(self, month: str, old: Decimal, new: Decimal) -> dict[str, Any]:
         return {

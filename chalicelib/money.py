@@ -17,8 +17,6 @@ from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import waiting
 from chalicelib.ledger import LimitTooLow
 
-_SHOWN = 100  # instances of others
-
 
 def budget(c: Controller) -> dict[str, Any]:
     now = c.clock()
@@ -36,9 +34,7 @@ def budget(c: Controller) -> dict[str, Any]:
             for r in c.store.ledger.runs(month)
         ],
         "storage": views.storage_view(stored if stored and stored.month == month else None),
-        "unmanaged": views.unmanaged_view(
-            beside if beside and beside.month == month else None, c.settings.guard, _SHOWN
-        ),
+        "unmanaged": views.unmanaged_view(beside if beside and beside.month == month else None, c.settings.guard),
         "acts": c.acts.recent(),
     }
 
@@ -51,7 +47,7 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
     ledger.open(months)
     before = ledger.limit()
     try:
-        ledger.set_limit(body.limit_usd, months)
+        ledger.set_limit(body.limit_usd, months, now)
     except LimitTooLow as error:
         held = error.account["settled"] + error.account["reserved"]
         raise ApiError(
@@ -66,9 +62,10 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
     if body.limit_usd != before:
         message = f"The monthly limit is {body.limit_usd:.2f} USD, was {before:.2f}; set by {by}."
         c.acts.record(f"{now.isoformat()}#limit", News(Kind.LIMIT, "Spot Relay: the limit has changed", message), now)
-    if body.limit_usd > before:
+    if body.limit_usd >= before:
+        # What fails from here on, the next sweep does: the ledger knows when the limit was raised.
         runs = [run for name in c.store.live() if (run := c.store.load(name)) is not None and waiting(run)]
-        housekeeping.resume(c.shell, runs, lambda: housekeeping.free(c, now), c.fresh_offers, now, raised=True)
+        housekeeping.resume_waiting(c, runs, now)
     return budget(c)
 
 

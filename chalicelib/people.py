@@ -9,13 +9,14 @@ from decimal import Decimal
 from typing import Any
 
 from chalicelib import admission, money, scoped, views
-from chalicelib.bucket import checkpoint_prefix
+from chalicelib.bucket import checkpoint_prefix, run_prefix
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
 from chalicelib.contracts.names import NAME
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Limits, Reason, Run, Status
+from chalicelib.pools import named_at
 from chalicelib.records import BadCursor
 from chalicelib.store import Exists
 from chalicelib.subscribers import subscribe
@@ -35,6 +36,7 @@ def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
     if existing is not None:
         _subscribe(c, spec)
         return 200, existing
+    _must_be_unused(c, spec.name)
     run = _new_run(c, spec, by)
     try:
         c.store.create(run, document, digest)
@@ -61,11 +63,25 @@ def _same_run(c: Controller, name: str, digest: str) -> dict[str, Any] | None:
     return get(c, name)
 
 
+def _must_be_unused(c: Controller, name: str) -> None:
+    """The bucket outlives a deployment: what a run of an earlier one left there must not be taken for this one's (I4)."""
+    if c.bucket.holds(name):
+        where = f"s3://{c.bucket.name}/{run_prefix(name)}"
+        raise ApiError(
+            409,
+            "name_used",
+            f"The bucket holds what a run {name!r} of an earlier deployment left: choose another name, or move {where} away.",
+            [{"field": "name", "value": name, "message": "must not be that of a run whose results are in the bucket"}],
+        )
+
+
 def plan(c: Controller, body: object) -> dict[str, Any]:
     """What a submission would do and cost now; nothing is done. Raises ApiError 400, 409, 503."""
     spec = _spec(c, body)
     known = _same_run(c, spec.name, specs.canonical_hash(spec))
-    _fits(c, spec)
+    if known is None:
+        _fits(c, spec)
+        _must_be_unused(c, spec.name)
     facts = admission.gather(c, spec)
     judged = admission.judge(spec, facts, c.clock(), c.policy)
     if known is not None:
@@ -119,7 +135,7 @@ def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
         limits=limits,
         deadline=now,
         offers=tuple(p.offer for p in facts.pools),
-        offered_at=now,
+        offered_at=named_at(facts.pools, now),
     )
 
 

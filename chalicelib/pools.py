@@ -59,6 +59,14 @@ def priced(
     return tuple(found[:_MOST_OFFERS])
 
 
+def named_at(pools: Iterable[Priced], now: datetime) -> datetime:
+    """When AWS named these pools' prices, the oldest of them: from then on they age (`Policy.price_stale`).
+
+    Only Spot prices age by the hour. A list price, which `Prices` asks daily and trusts for a week, counts as named now.
+    """
+    return min((p.quote.at for p in pools if p.offer.market == "spot"), default=now)
+
+
 def up(usd: Decimal) -> Decimal:
     return usd.quantize(_TENTH_CENT, rounding=ROUND_CEILING)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,6 +15,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib import asking
 from chalicelib.codec import from_item, to_item
 from chalicelib.core.model import Policy
 from chalicelib.price_table import ON_DEMAND_USD_HOUR
@@ -56,10 +58,10 @@ class Prices:
         )  # what is too old to be used is asked again, whatever the time scale
         old = [kind for kind, (at, _) in known.items() if at is None or now - at >= fresh]
         if old:
-            try:
-                asked = self._ask_spot(old, now)
-            except (ClientError, BotoCoreError):
-                asked = {}  # what is kept still serves, until it is stale
+            asked: dict[str, dict[Zone, Decimal]] = {}
+            with suppress(ClientError, BotoCoreError):  # what is kept still serves, until it is stale
+                for answer in asking.known(lambda kinds: self._ask_spot(kinds, now), old):
+                    asked |= answer
             for kind, zones in asked.items():
                 known[kind] = (now, zones)
                 self._keep(f"spot#{kind}", now, zones)

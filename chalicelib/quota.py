@@ -7,6 +7,8 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from chalicelib import asking
+
 # Running Spot and on-demand instances of the standard families (A, C, D, H, I, M, R, T, Z), in vCPU.
 CODES = {"spot": "L-34B43A08", "on_demand": "L-1216C47A"}
 
@@ -29,13 +31,16 @@ class Quotas:
         asked = [kind for kind in types if kind not in self._vcpus]
         if asked:
             try:
-                pages = self._ec2().get_paginator("describe_instance_types").paginate(InstanceTypes=asked)
-                for page in pages:
-                    for found in page["InstanceTypes"]:
-                        self._vcpus[found["InstanceType"]] = int(found["VCpuInfo"]["DefaultVCpus"])
+                for answer in asking.known(self._ask_vcpus, asked):
+                    self._vcpus |= answer
             except (ClientError, BotoCoreError):
                 return {}
         return {kind: self._vcpus[kind] for kind in types if kind in self._vcpus}
+
+    def _ask_vcpus(self, types: list[str]) -> dict[str, int]:
+        pages = self._ec2().get_paginator("describe_instance_types").paginate(InstanceTypes=types)
+        found = [kind for page in pages for kind in page["InstanceTypes"]]
+        return {kind["InstanceType"]: int(kind["VCpuInfo"]["DefaultVCpus"]) for kind in found}
 
 
 def increase(market: str, wanted: int) -> str:

@@ -1,11 +1,13 @@
 """Instances of the account that are not ours: what they cost is shown, and only under `guard: account` are they ended.
 
-`spent` is pure; `Unmanaged` keeps the month's figures in the table, written anew when something has changed.
+`spent` is pure; `Unmanaged` keeps the month's figures in the table, written anew when something has changed. They are one item
+of bounded size, however many instances there are: the dearest are named, of the others the count and the sum are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,6 +23,7 @@ from chalicelib.instances import Instance
 from chalicelib.ledger import Ledger
 
 _WRITE_EVERY = timedelta(minutes=30)
+NAMED = 100  # instances in the report: at 200 bytes each, far from the 400 KB that an item of DynamoDB may have
 
 
 @dataclass(frozen=True)
@@ -37,48 +40,69 @@ class Foreign:
 
 @dataclass(frozen=True)
 class Report:
-    """What runs beside us this month. `ended_usd` is what those that are gone had cost."""
+    """What runs beside us this month: the dearest by name, and how many others run and what these have cost.
+
+    `ended_usd` is what those that are gone had cost. `seen` names the set of instances that the figures are about.
+    """
 
     month: str
     at: datetime
     instances: tuple[Foreign, ...] = ()
     ended_usd: Decimal = ZERO
+    unnamed: int = 0
+    unnamed_usd: Decimal = ZERO
+    seen: str = ""
 
     @property
     def usd(self) -> Decimal:
-        return self.ended_usd + sum((i.usd for i in self.instances), ZERO)
+        return self.ended_usd + self.unnamed_usd + sum((i.usd for i in self.instances), ZERO)
 
 
 def spent(
     before: Report | None,
-    running: Iterable[Instance],
+    running: Sequence[Instance],
     usd_hour: Mapping[str, Decimal | None],
     now: datetime,
     policy: Policy,
+    named: int = NAMED,
 ) -> Report:
-    """The month's figures now. `usd_hour` is by instance type."""
+    """The month's figures now. `usd_hour` is by instance type; at most `named` instances are in the report by name.
+
+    The month's sum grows by what has run since the figures before: so it keeps what those that are gone had cost, whether they
+    were named or not.
+    """
     month = calendar.month(now, policy)
     if before is not None and before.month != month:
         before = None
-    here = {i.instance_id: i for i in running}
-    found = []
-    for instance in here.values():
+
+    def since(start: datetime, instance: Instance) -> Decimal:
         price = usd_hour.get(instance.instance_type)
-        seconds = sum((s for m, s in calendar.pieces(instance.launched_at, now, policy) if m == month), ZERO)
-        usd = cost(price, timedelta(seconds=float(seconds))) if price is not None else ZERO
-        found.append(
-            Foreign(
-                instance.instance_id,
-                instance.instance_type,
-                instance.launched_at,
-                instance.protected,
-                price,
-                usd,
-            )
+        seconds = sum((s for m, s in calendar.pieces(start, now, policy) if m == month), ZERO)
+        return cost(price, timedelta(seconds=float(seconds))) if price is not None else ZERO
+
+    found = [
+        Foreign(
+            i.instance_id,
+            i.instance_type,
+            i.launched_at,
+            i.protected,
+            usd_hour.get(i.instance_type),
+            since(i.launched_at, i),
         )
-    gone = [i.usd for i in (before.instances if before else ()) if i.instance_id not in here]
-    ended = (before.ended_usd if before else ZERO) + sum(gone, ZERO)
-    return Report(month, now, tuple(sorted(found, key=lambda i: (-i.usd, i.instance_id))), ended)
+        for i in running
+    ]
+    found.sort(key=lambda i: (-i.usd, i.instance_id))
+    sums = [sum((i.usd for i in part), ZERO) for part in (found[:named], found[named:])]
+    grown = sum((since(max(before.at, i.launched_at), i) for i in running), before.usd) if before else ZERO
+    # A price that became known meanwhile counts from the launch on.
+    ended = max(ZERO, grown - sum(sums))
+    return Report(month, now, tuple(found[:named]), ended, len(found[named:]), sums[1], _seen(running))
+
+
+def _seen(running: Iterable[Instance]) -> str:
+    """The same for the same instances in the same state of protection."""
+    text = " ".join(sorted(f"{i.instance_id}{'!' if i.protected else ''}" for i in running))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Unmanaged:
@@ -95,8 +119,7 @@ class Unmanaged:
         before = self.report()
         if not running and (before is None or not before.instances):
             return before
-        known = {i.instance_id for i in before.instances} if before else set()
-        same = before is not None and known == {i.instance_id for i in running}
+        same = before is not None and (before.month, before.seen) == (calendar.month(now, policy), _seen(running))
         if same and before is not None and now - before.at < _WRITE_EVERY:
             return before
         prices = {kind: self._price(kind) for kind in {i.instance_type for i in running}}

@@ -78,9 +78,8 @@ def storage_view(stored: Stored | None) -> dict[str, Any] | None:
     }
 
 
-def unmanaged_view(report: Report | None, guard: str, most: int) -> dict[str, Any]:
-    """What runs in the account beside us; at most `most` instances are named, the sum has all."""
-    shown = report.instances[:most] if report else ()
+def unmanaged_view(report: Report | None, guard: str) -> dict[str, Any]:
+    """What runs in the account beside us; the sum has those that are not named, too."""
     return {
         "guard": guard,
         "usd": usd(report.usd if report else Decimal(0)),
@@ -93,8 +92,10 @@ def unmanaged_view(report: Report | None, guard: str, most: int) -> dict[str, An
                 "usd_hour": str(i.usd_hour) if i.usd_hour is not None else None,
                 "usd": usd(i.usd),
             }
-            for i in shown
+            for i in (report.instances if report else ())
         ],
+        "unnamed": report.unnamed if report else 0,
+        "unnamed_usd": usd(report.unnamed_usd if report else Decimal(0)),
     }
 
 

@@ -59,10 +59,14 @@ class Deployed:
         self.watchdog, self.meter = FakeWatchdog(), FakeMeter()
         self.c.__dict__.update(store=store, fleet=self.ec2, watchdog=self.watchdog, meter=self.meter)
         self.c.__dict__.update(quotas=SimpleNamespace(limit=lambda market: 8, vcpus=lambda types: {"c6i.xlarge": 4}))
-        quote = Quote(Decimal("0.068"), self.clock.now, "spot_history")
-        self.c.priced = lambda types, market: tuple(Priced(offer, quote) for offer in OFFERS)  # type: ignore[method-assign]
+        self.price_age = timedelta()
+        self.c.priced = lambda types, market: tuple(Priced(offer, self.quote) for offer in OFFERS)  # type: ignore[method-assign]
         self.s3 = session.client("s3")
         self.s3.create_bucket(Bucket=BUCKET)
+
+    @property
+    def quote(self) -> Quote:
+        return Quote(Decimal("0.068"), self.clock.now - self.price_age, "spot_history")
 
     def submit(self, **changes: Any) -> tuple[int, dict[str, Any]]:
         return people.submit(self.c, {**SPEC, **changes}, ME)
@@ -160,6 +164,16 @@ def test_over_the_month_the_answer_has_the_numbers(stage: Deployed) -> None:
         stage.submit()
     assert error.value.extra["account"]["free_usd"] == "0.010000"
     assert stage.ec2.calls == 0
+
+
+@pytest.mark.parametrize("ask", [people.submit, lambda c, body, by: people.plan(c, body)])
+def test_a_name_whose_results_an_earlier_deployment_left_is_refused(stage: Deployed, ask: Any) -> None:
+    """Its checkpoints would be restored as if this run had published them."""
+    stage.publish(1, 4000)
+    with refused(409, "name_used") as error:
+        ask(stage.c, SPEC, ME)
+    assert "s3://" in str(error.value)
+    assert stage.c.store.load(SPEC["name"]) is None
 
 
 def test_a_run_that_may_not_cost_one_lease_is_refused(stage: Deployed) -> None:
@@ -353,7 +367,7 @@ def test_while_two_leases_of_a_handoff_stand_a_refused_renewal_suspends_nothing(
     stage.claim(False, attempt=2)
     stage.c.store.ledger.open(["2026-12"])
     held = stage.c.store.ledger.month("2026-11")
-    stage.c.store.ledger.set_limit(held["reserved"] + held["settled"], ["2026-11", "2026-12"])
+    stage.c.store.ledger.set_limit(held["reserved"] + held["settled"], ["2026-11", "2026-12"], stage.clock.now)
     stage.clock.now += timedelta(minutes=26)
     told = stage.beat(1)
     assert (told["action"], stage.run["status"]) == ("continue", "RECOVERING")

@@ -23,6 +23,8 @@ BUCKET = "spot-relay-dev-123456789012-us-east-1"
 # refuses plain HTTP, which would refuse everybody on loopback; and nobody gave an address.
 LACKING = {"table", "bucket", "mail"}
 API_FUNCTION = "spot-relay-dev"
+MOST_BUNDLE = 6 * 1024 * 1024
+CHALICE = [sys.executable, "-c", "import sys; from chalice.cli import main; sys.exit(main())"]
 
 
 class Person:
@@ -69,6 +71,15 @@ class Person:
         assert code == 0, (made, said)
         assert isinstance(made, dict)
         return made
+
+    def chalice(self, *arguments: str) -> None:
+        env = {**self.env, "AWS_DEFAULT_REGION": "us-east-1"}
+        done = subprocess.run([*CHALICE, *arguments], cwd=self.folder, env=env, capture_output=True, timeout=120)
+        assert done.returncode == 0, done.stderr.decode()
+
+    def roles(self) -> list[str]:
+        """Names of the roles that the functions run as."""
+        return sorted(f["Role"].rpartition("/")[2] for f in self.aws.client("lambda").list_functions()["Functions"])
 
     def functions(self) -> list[str]:
         return sorted(f["FunctionName"] for f in self.aws.client("lambda").list_functions()["Functions"])
@@ -161,17 +172,24 @@ def test_deploy_destroy_deploy_destroy(person: Person) -> None:
     assert person.deploy("--limit", "14")["limit"]["limit_usd"] == "14.00"
 
     # A later `chalice deploy` alone updates the code and leaves the rest.
-    chalice = [
-        sys.executable,
-        "-c",
-        "import sys; from chalice.cli import main; sys.exit(main())",
-        "deploy",
-        "--stage",
-        "dev",
-    ]
-    env = {**person.env, "AWS_DEFAULT_REGION": "us-east-1"}
-    subprocess.run(chalice, cwd=person.folder, env=env, check=True, capture_output=True, timeout=120)
+    person.chalice("deploy", "--stage", "dev")
     assert person.apis() == apis
+
+    # Each function runs as its own role still, and ships little.
+    handlers = ("api_handler", "on_state_change", "on_warning", "sweep")
+    assert person.roles() == [f"spot-relay-dev-{handler}" for handler in handlers]
+    (packed,) = (person.folder / ".chalice/deployments").glob("*.zip")
+    assert packed.stat().st_size <= MOST_BUNDLE
+
+    # What `chalice package` makes of it is a template that AWS would take.
+    person.chalice("package", "--stage", "dev", "packaged")
+    packaged = person.folder / "packaged/sam.json"
+    lint = [str(Path(sys.executable).with_name("cfn-lint")), "--regions", "us-east-1", "--template", str(packaged)]
+    linted = subprocess.run(lint, capture_output=True, text=True, timeout=120)
+    assert linted.returncode == 0, linted.stdout
+    made = json.loads(packaged.read_text())["Resources"].values()
+    roles = {each["Properties"].get("Role") for each in made if each["Type"] == "AWS::Serverless::Function"}
+    assert {role.rpartition("/")[2] for role in roles} == set(person.roles())
 
     person.aws.client("s3").put_object(Bucket=BUCKET, Key="runs/a/results/0001/metrics.json", Body=b"{}")
 

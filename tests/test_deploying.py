@@ -84,11 +84,11 @@ def test_a_stage_is_written_into_chalices_config_beside_others(tmp_path: Path) -
     (tmp_path / ".chalice").mkdir()
     path = tmp_path / ".chalice/config.json"
     path.write_text(json.dumps({"version": "2.0", "app_name": "spot-relay", "stages": {"prod": {"keep": 1}}}))
-    deploying.render_config(tmp_path, "dev", {"STAGE": "dev"}, "arn:aws:iam::1:role/r")
+    deploying.render_config(tmp_path, "dev", {"STAGE": "dev"}, {"api_handler": "arn:aws:iam::1:role/r"})
     config = json.loads(path.read_text())
     assert config["stages"]["prod"] == {"keep": 1}
     assert config["stages"]["dev"]["environment_variables"] == {"STAGE": "dev"}
-    assert config["stages"]["dev"]["iam_role_arn"] == "arn:aws:iam::1:role/r"
+    assert config["stages"]["dev"]["lambda_functions"]["api_handler"]["iam_role_arn"] == "arn:aws:iam::1:role/r"
 
 
 def test_what_the_lambda_ships_is_what_is_tested_with() -> None:

@@ -25,7 +25,16 @@ ENV = {**dict.fromkeys(SETTINGS, "x"), "API_URL": URL, "AGENT_SHA256": "a" * 64}
 
 def function(handler: str, **changed: Any) -> fx.Function:
     events = handler != "api_handler"
-    well = fx.Function(handler, ENV, events, True, 2 if events else None, "arn:queue" if events else None, 30)
+    well = fx.Function(
+        handler,
+        ENV,
+        events,
+        True,
+        2 if events else None,
+        "arn:queue" if events else None,
+        30,
+        f"spot-relay-dev-{handler}",
+    )
     return replace(well, **changed)
 
 
@@ -85,6 +94,13 @@ CASES: list[tuple[dict[str, Any], str, str, str, str]] = [
     ({"bucket": replace(WELL.bucket, has_agent=False)}, "agent", "warn", "the agent of this", "deploy"),  # type: ignore[type-var]
     ({"functions": (function("api_handler"),)}, "functions", "fail", "Not deployed: sweep", "deploy"),
     (sick(environment={**ENV, "TABLE": ""}), "functions", "fail", "sweep is not told TABLE", "deploy"),
+    (
+        sick(role="spot-relay-dev-api_handler"),
+        "functions",
+        "fail",
+        "sweep runs as spot-relay-dev-api_handler",
+        "deploy",
+    ),
     (sick(environment={**ENV, "API_URL": settings.UNKNOWN_URL}), "functions", "fail", "was cut off", "deploy"),
     (sick(environment={**ENV, "API_URL": "https://old"}), "functions", "fail", "different addresses", "deploy"),
     (sick(environment={**ENV, "AGENT_SHA256": "b" * 64}), "code", "warn", "bbbbbbbbbbbb", "deploy"),

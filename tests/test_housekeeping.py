@@ -82,3 +82,28 @@ def test_one_part_that_fails_does_not_keep_the_others_from_being_done(
     housekeeping.after_runs(stage.c, [], report, START)
     assert list(report.failed) == ["other instances"]
     assert delivered == [START]
+
+
+def test_the_account_stays_guarded_while_its_figures_fail_and_every_failure_is_named(
+    stage: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.c.settings = replace(stage.c.settings, guard="account")
+    dear = replace(OLD, instance_id="i-0000000d")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no figures today")
+
+    def end(instance_id: str) -> None:
+        if instance_id == OLD.instance_id:
+            raise ConnectionError("no way to EC2")
+        stage.ec2.ended.append(instance_id)
+
+    monkeypatch.setattr(stage.c.unmanaged, "keep", broken)
+    monkeypatch.setattr(stage.ec2, "end", end)
+    report = Report()
+    housekeeping.after_runs(stage.c, [OLD, dear, KEPT], report, START)
+    assert stage.ec2.ended == [dear.instance_id]
+    assert report.failed == {
+        "other instances": "RuntimeError: no figures today",
+        OLD.instance_id: "ConnectionError: no way to EC2",
+    }

@@ -143,6 +143,11 @@ def test_vcpus_are_asked_once_a_type_and_are_none_when_aws_does_not_say(store: S
     assert len(seen) == 2
 
 
+def test_a_type_that_ec2_does_not_know_keeps_no_other_from_being_counted(store: Store) -> None:
+    quotas = Quotas(lambda: aws("ec2"), lambda: None)
+    assert quotas.vcpus(["c6i.xlarge", "x99.xlarge", "c5.2xlarge"]) == {"c6i.xlarge": 4, "c5.2xlarge": 8}
+
+
 # -- the routes ------------------------------------------------------------------------------------------------------
 
 

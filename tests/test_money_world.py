@@ -108,7 +108,7 @@ class Months(RuleBasedStateMachine):
 
         def act() -> None:
             world.store.ledger.open(months)
-            world.store.ledger.set_limit(limit, months)
+            world.store.ledger.set_limit(limit, months, world.now)
 
         with contextlib.suppress(LimitTooLow):
             world.ask(act)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,6 +134,50 @@ def test_a_young_price_is_not_asked_for_again(market: Market) -> None:
     assert len(seen) == 1
     market.make().spot([KIND, "c5.xlarge"], START + 4 * MINUTE)
     assert len(seen) == 2
+
+
+TYPES = [f"c{n}.xlarge" for n in range(1, 21)]  # as many as a spec may name
+
+
+def refusing(market: Market, *unknown: str, code: str = "InvalidParameterValue") -> list[list[str]]:
+    """EC2 as it refuses a whole question for a type that it does not know; gives the types it was asked about."""
+    seen: list[list[str]] = []
+
+    def answer(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
+        kinds = [str(v) for k, v in params["body"].items() if k.startswith("InstanceType.")]
+        seen.append(kinds)
+        if set(kinds) & set(unknown):
+            return SimpleNamespace(status_code=400), {"Error": {"Code": code, "Message": "Invalid value."}}
+        return SimpleNamespace(status_code=200), history(*((kind, ZONE, "0.07") for kind in kinds))
+
+    market.ec2.meta.events.register_first("before-call.ec2.DescribeSpotPriceHistory", answer)
+    return seen
+
+
+@pytest.mark.parametrize("code", ["InvalidParameterValue", "InvalidInstanceType"])
+@pytest.mark.parametrize("unknown", [TYPES[:1], TYPES[7:8], TYPES[-1:], TYPES[3:12:4], TYPES])
+def test_a_type_that_ec2_does_not_know_loses_its_own_price_and_no_other(
+    market: Market, unknown: list[str], code: str
+) -> None:
+    seen = refusing(market, *unknown, code=code)
+    found = market.make().spot(TYPES, START)
+    assert {kind for kind, _ in found} == set(TYPES) - set(unknown)
+    assert len(seen) < 2 * len(TYPES)
+    asked = len(seen)
+    assert set(market.make().spot(TYPES, START + MINUTE)) == set(found)
+    assert len(seen) - asked <= 2 * len(unknown) - 1, "what is young is not asked for again"
+
+
+@pytest.mark.parametrize("code", ["RequestLimitExceeded", "UnauthorizedOperation", "InternalError"])
+def test_what_ec2_refuses_for_another_reason_is_asked_once(market: Market, code: str) -> None:
+    seen = refusing(market, *TYPES, code=code)
+    assert market.make().spot(TYPES, START) == {}
+    assert seen == [TYPES]
+
+
+def test_what_was_answered_before_a_throttle_serves(market: Market) -> None:
+    market.spot("InvalidParameterValue", history((KIND, ZONE, "0.07")), "RequestLimitExceeded")
+    assert list(market.make().spot([KIND, "x99.xlarge"], START)) == [(KIND, ZONE)]
 
 
 def test_the_highest_price_of_a_span_is_what_counts(market: Market) -> None:

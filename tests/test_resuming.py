@@ -40,7 +40,9 @@ OLDEST, OLDER, YOUNG = suspended("oldest", 3), suspended("older", 2), suspended(
     ],
 )
 def test_the_oldest_goes_first_as_far_as_the_money_goes(leases: str, raised: bool, names: list[str]) -> None:
-    chosen = to_resume([YOUNG, OLDEST, OLDER], LEASE * Decimal(leases), START, POLICY, raised=raised)
+    chosen = to_resume(
+        [YOUNG, OLDEST, OLDER], LEASE * Decimal(leases), START, POLICY, raised_at=START if raised else None
+    )
     assert [run.name for run in chosen] == names
 
 
@@ -51,7 +53,7 @@ def test_when_the_month_has_turned_one_lease_is_enough() -> None:
 
 def test_a_young_one_never_overtakes_an_older_that_needs_more() -> None:
     dear = replace(OLDEST, offers=tuple(replace(o, max_price=Decimal(9)) for o in OLDEST.offers))
-    assert to_resume([dear, YOUNG], LEASE * 3, START, POLICY, raised=True) == []
+    assert to_resume([dear, YOUNG], LEASE * 3, START, POLICY, raised_at=START) == []
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,18 @@ def test_a_launch_whose_answer_is_lost_is_replayed_not_repeated(stage: Stage) ->
     assert len(stage.ec2.by_token) == 1
 
 
+def test_while_a_launch_may_be_answered_nobody_else_asks(stage: Stage) -> None:
+    """Two events at once: the one that lost the write would only repeat the other's CreateFleet."""
+    stage.ec2.silent = True
+    stage.tell(ev.Submitted())
+    asked = []
+    for seconds in (1, 8, 1):
+        stage.clock.now += timedelta(seconds=seconds)
+        stage.tell(ev.Tick())
+        asked.append(stage.ec2.calls)
+    assert asked == [1, 1, 2]
+
+
 def test_after_the_time_for_replays_the_instance_is_looked_for_by_its_tags(stage: Stage) -> None:
     stage.ec2.silent = True
     stage.tell(ev.Submitted())

@@ -259,7 +259,7 @@ def test_headroom_is_free_again_when_nothing_lives_any_more(kept: Kept) -> None:
 
 
 def test_without_money_what_fits_is_reserved(kept: Kept) -> None:
-    kept.store.ledger.set_limit(Decimal("0.25"), ["2026-11", "2026-12"])
+    kept.store.ledger.set_limit(Decimal("0.25"), ["2026-11", "2026-12"], START)
     kept.sized(900 * GB)
     assert kept.keep()
     assert kept.account() == (Decimal("0.25"), 0)

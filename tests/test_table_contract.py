@@ -93,7 +93,7 @@ def test_a_credit_is_a_line_of_its_own_and_gives_money_back(table: Any) -> None:
 def test_what_is_not_covered_changes_nothing(table: Any, which: str, limit: str, cost: str) -> None:
     run = table.create(new_run(limits=replace(new_run().limits, cost_usd=Decimal(cost))), {}, "hash")
     table.ledger.open([MONTH])
-    table.ledger.set_limit(Decimal(limit), [MONTH])
+    table.ledger.set_limit(Decimal(limit), [MONTH], START)
     with pytest.raises(OverLimit, match=which):
         tell(table, run, ev.Submitted())
     assert table.load(run.name) == run
@@ -105,8 +105,8 @@ def test_a_limit_never_goes_below_what_is_held(table: Any) -> None:
     run = launched(table)
     table.ledger.open([MONTH])
     with pytest.raises(LimitTooLow, match=MONTH):
-        table.ledger.set_limit(run.attempts[0].reserved - Decimal("0.01"), [MONTH])
-    table.ledger.set_limit(run.attempts[0].reserved, [MONTH])
+        table.ledger.set_limit(run.attempts[0].reserved - Decimal("0.01"), [MONTH], START)
+    table.ledger.set_limit(run.attempts[0].reserved, [MONTH], START)
     assert table.ledger.month(MONTH)["free"] == 0
     assert table.ledger.limit() == run.attempts[0].reserved
 

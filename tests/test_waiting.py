@@ -42,8 +42,8 @@ def queued(name: str = "q", age: int = 0) -> Run:
     return suspended(name, age, **facts)
 
 
-def chosen(runs: list[Run], leases: str, now: datetime = TURN, raised: bool = False) -> list[str]:
-    return [run.name for run in to_resume(runs, LEASE * Decimal(leases), now, POLICY, raised=raised)]
+def chosen(runs: list[Run], leases: str, now: datetime = TURN, raised_at: datetime | None = None) -> list[str]:
+    return [run.name for run in to_resume(runs, LEASE * Decimal(leases), now, POLICY, raised_at=raised_at)]
 
 
 # -- pure ------------------------------------------------------------------------------------------------------------
@@ -56,25 +56,29 @@ def test_the_oldest_goes_first_whoever_else_waits() -> None:
 
 
 BEFORE = TURN - timedelta(days=3)
+REFUSED = BEFORE - timedelta(hours=10)
 
 
 @pytest.mark.parametrize(
-    ("leases", "now", "raised", "goes"),
+    ("leases", "now", "raised_at", "goes"),
     [
-        ("0.99", TURN, False, False),
-        ("1", TURN, False, True),
-        ("1", TURN + timedelta(days=9), False, True),
-        ("1.99", BEFORE, False, False),
-        ("2", BEFORE, False, True),
-        ("1", BEFORE, True, True),
-        ("0.99", BEFORE, True, False),
+        ("0.99", TURN, None, False),
+        ("1", TURN, None, True),
+        ("1", TURN + timedelta(days=9), None, True),
+        ("1.99", BEFORE, None, False),
+        ("2", BEFORE, None, True),
+        ("1", BEFORE, REFUSED, True),
+        ("1", BEFORE, REFUSED + timedelta(hours=9), True),
+        ("0.99", BEFORE, REFUSED, False),
+        ("1", BEFORE, REFUSED - timedelta(seconds=1), False),
+        ("2", BEFORE, REFUSED - timedelta(seconds=1), True),
     ],
 )
 @pytest.mark.parametrize("run", [suspended(), queued()], ids=["suspended", "queued"])
 def test_money_that_merely_came_back_must_cover_two_leases(
-    run: Run, leases: str, now: datetime, raised: bool, goes: bool
+    run: Run, leases: str, now: datetime, raised_at: datetime | None, goes: bool
 ) -> None:
-    assert bool(chosen([run], leases, now, raised)) is goes
+    assert bool(chosen([replace(run, refused_at=REFUSED)], leases, now, raised_at)) is goes
 
 
 @pytest.mark.parametrize(
@@ -108,13 +112,14 @@ class Poor(Swept):
     def limit(self, usd: Decimal) -> None:
         months = [f"{self.clock.now:%Y-%m}", f"{turn(self.clock.now, POLICY):%Y-%m}"]
         self.store.ledger.open(months)
-        self.store.ledger.set_limit(usd, months)
+        self.store.ledger.set_limit(usd, months, self.clock.now)
 
-    def resume(self, raised: bool = False) -> list[str]:
+    def resume(self) -> list[str]:
         report = self.sweep()
         free = lambda: self.store.ledger.month(f"{self.clock.now:%Y-%m}")["free"]  # noqa: E731
-        priced = lambda run: ev.Priced(OFFERS)  # noqa: E731
-        return housekeeping.resume(self.shell, report.waiting, free, priced, self.clock.now, raised=raised)
+        priced = lambda run: ev.Priced(OFFERS, self.clock.now)  # noqa: E731
+        raised_at = self.store.ledger.raised_at
+        return housekeeping.resume(self.shell, report.waiting, free, raised_at, priced, self.clock.now)
 
     def add(self, name: str, **changes: object) -> None:
         self.store.create(new_run(name=name, uid=name, **changes), {}, "hash")
@@ -136,8 +141,7 @@ def test_a_suspended_run_goes_on_when_the_limit_is_raised(stage: Poor) -> None:
     assert stage.tell(ev.Submitted()).status is Status.SUSPENDED
     assert stage.resume() == []
     stage.limit(LEASE)
-    assert stage.resume() == []
-    assert stage.resume(raised=True) == [NAME]
+    assert stage.resume() == [NAME]
     assert (stage.run.status, stage.run.attempts[0].reserved) == (Status.LAUNCHING, LEASE)
 
 
@@ -166,7 +170,7 @@ def test_at_the_months_turn_a_queued_run_does_not_pass_an_older_suspended_one(st
     stage.limit(Decimal("0.01"))
     stage.tell(ev.Submitted())
     stage.clock.now = TURN - timedelta(minutes=90)
-    stage.shell.tell(NAME, ev.Priced(OFFERS))
+    stage.shell.tell(NAME, ev.Priced(OFFERS, stage.clock.now))
     stage.add(
         "waits",
         limits=replace(new_run().limits, wait_for_budget=True),
@@ -182,7 +186,8 @@ def test_at_the_months_turn_a_queued_run_does_not_pass_an_older_suspended_one(st
 def test_a_run_at_its_own_limit_goes_on_only_with_a_higher_cost(stage: Poor) -> None:
     stage.add("dear", limits=replace(new_run().limits, cost_usd=Decimal("0.01")))
     assert (stage.named("dear").status, stage.named("dear").wanted_reason) == (Status.SUSPENDED, Reason.RUN_BUDGET)
-    assert stage.resume(raised=True) == []
+    stage.limit(Decimal(30))
+    assert stage.resume() == []
     run = stage.shell.tell("dear", ev.ResumeAsked("me"))
     assert run
     assert (run.status, run.wanted_reason) == (Status.SUSPENDED, Reason.RUN_BUDGET)

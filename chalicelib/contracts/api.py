@@ -196,11 +196,17 @@ class ForeignInstance(_Answer):
 
 
 class UnmanagedMoney(_Answer):
-    """Estimated spend of this month's instances that are not ours. `guard: account` ends them."""
+    """Estimated spend of this month's instances that are not ours. `guard: account` ends them.
+
+    `instances` are the dearest that run; `unnamed` says how many more run, and `unnamed_usd` what these have cost. `usd` has all,
+    those that are gone included.
+    """
 
     guard: Literal["own", "account"]
     usd: Usd
     instances: list[ForeignInstance]
+    unnamed: int
+    unnamed_usd: Usd
 
 
 class Act(_Answer):

@@ -116,6 +116,7 @@ def refused(run: Run, event: ev.LaunchRefused, now: datetime, policy: Policy) ->
     run = replace(run, refusals=run.refusals + 1, retry_at=now + wait)
     if event.kind in (ev.Refusal.BUDGET, ev.Refusal.RUN_BUDGET):
         reason = Reason.BUDGET if event.kind is ev.Refusal.BUDGET else Reason.RUN_BUDGET
+        run = replace(run, refused_at=now) if reason is Reason.BUDGET else run
         if reason is Reason.BUDGET and run.limits.wait_for_budget and not run.baton:
             # It has not begun: it stays in the queue until there is money, which the sweep finds out.
             run = replace(run, retry_at=turn(now, policy))
@@ -267,16 +268,26 @@ def _leased(run: Run, number: int, seq: int) -> Attempt | None:
     return attempt if lease is not None and lease.seq == seq and not lease.settled else None
 
 
-def watchdog_set(run: Run, event: ev.WatchdogSet) -> Run:
+def watchdog_set(run: Run, event: ev.WatchdogSet, now: datetime, policy: Policy) -> Run:
+    """The entry stands at a time; a time that is new is to be set once more, when no older call can land any more."""
     attempt = run.attempt(event.attempt)
-    return run.put(replace(attempt, watchdog_at=event.at)) if attempt else run
+    if attempt is None:
+        return run
+    again = attempt.watchdog_again_at
+    if event.at is None:
+        again = None
+    elif event.at != attempt.watchdog_at:
+        again = now + policy.lands_within
+    elif again is not None and now >= again:
+        again = None
+    return run.put(replace(attempt, watchdog_at=event.at, watchdog_again_at=again))
 
 
-def priced(run: Run, event: ev.Priced, now: datetime) -> Run:
+def priced(run: Run, event: ev.Priced) -> Run:
     if not event.offers:
         return run
     waited = run.reason is Reason.PRICE_UNKNOWN and not run.status.ended
-    return replace(run, offers=event.offers, offered_at=now, retry_at=None if waited else run.retry_at)
+    return replace(run, offers=event.offers, offered_at=event.at, retry_at=None if waited else run.retry_at)
 
 
 def silent(run: Run, event: ev.Silent, now: datetime) -> Run:
@@ -288,7 +299,7 @@ def silent(run: Run, event: ev.Silent, now: datetime) -> Run:
     return say(run, Reason.LOST_CONTACT, f"Attempt {attempt.number} has gone silent; its instance is being ended.")
 
 
-def asked(run: Run, event: ev.CancelAsked | ev.SuspendAsked | ev.ResumeAsked) -> Run:
+def asked(run: Run, event: ev.CancelAsked | ev.SuspendAsked | ev.ResumeAsked, now: datetime) -> Run:
     if run.status.ended or run.wanted is Wanted.CANCEL:
         return run
     if isinstance(event, ev.CancelAsked):
@@ -301,6 +312,7 @@ def asked(run: Run, event: ev.CancelAsked | ev.SuspendAsked | ev.ResumeAsked) ->
                 return say(run, Reason.USER, "Suspended by request; it stays so when there is money again.")
             return run
         run = replace(run, wanted=Wanted.SUSPEND, wanted_reason=event.reason)
+        run = replace(run, refused_at=now) if event.reason is Reason.BUDGET else run
         return say(run, event.reason, _SUSPENDED[event.reason])
     return resumed(run, event)
 

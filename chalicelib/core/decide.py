@@ -48,10 +48,10 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
         case ev.Renewed():
             return apply.renewed(run, event, now, policy)
         case ev.WatchdogSet():
-            return apply.watchdog_set(run, event)
+            return apply.watchdog_set(run, event, now, policy)
         case ev.Priced():
-            return apply.priced(run, event, now)
+            return apply.priced(run, event)
         case ev.CancelAsked() | ev.SuspendAsked() | ev.ResumeAsked():
-            return apply.asked(run, event)
+            return apply.asked(run, event, now)
         case ev.Submitted() | ev.Tick():
             return run

@@ -170,9 +170,13 @@ class WatchdogSet:
 
 @dataclass(frozen=True)
 class Priced:
-    """What the pools are offered for now: it replaces the offers of launches to come."""
+    """What the pools are offered for: it replaces the offers of launches to come.
+
+    `at` is when AWS named the prices, the oldest of them: a price from a cache is as old as it is.
+    """
 
     offers: tuple[Offer, ...]
+    at: datetime
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,9 @@ class Attempt:
     spent: tuple[Spent, ...] = ()
     credited: Decimal | None = None  # USD that came back because EC2 interrupted its first hour
     watchdog_at: datetime | None = None  # when the entry in EventBridge Scheduler ends the instance
+    watchdog_again_at: datetime | None = (
+        None  # when the entry is to be set once more, as a slow older call may have moved it
+    )
     instance_id: str | None = None
     pool: str | None = None
     started_at: datetime | None = None  # when EC2 answered with the instance
@@ -247,7 +250,7 @@ class Run:
     limits: Limits
     deadline: datetime | None  # when the sweep acts if nothing else happened; None only at an end
     offers: tuple[Offer, ...] = ()
-    offered_at: datetime | None = None  # when the offers' prices were asked
+    offered_at: datetime | None = None  # when AWS named their prices, the oldest of them
     wanted: Wanted = Wanted.RUN
     wanted_reason: Reason = Reason.USER
     attempts: tuple[Attempt, ...] = ()
@@ -256,6 +259,7 @@ class Run:
     cooling: tuple[Cooling, ...] = ()
     refusals: int = 0  # launches refused in a row
     retry_at: datetime | None = None
+    refused_at: datetime | None = None  # when the month's money last refused it
     ran: timedelta = field(default=timedelta())  # running time of ended attempts
     version: int = 0
 
@@ -298,7 +302,11 @@ class Policy:
     silence: timedelta = timedelta(minutes=3)
     young: timedelta = timedelta(minutes=1)  # an instance of a run that is not known is no stray yet
     claim_within: timedelta = timedelta(minutes=10)
+    answer_within: timedelta = timedelta(seconds=10)  # CreateFleet answers in seconds; until then nobody else asks
     replay_for: timedelta = timedelta(minutes=5)
+    lands_within: timedelta = timedelta(
+        minutes=5
+    )  # a call without an answer has been carried out by then, or never will be
     described: timedelta = timedelta(minutes=50)  # EC2 describes an instance for about an hour after it ended
     notice: timedelta = timedelta(minutes=2)
     after_notice: timedelta = timedelta(seconds=30)

@@ -120,7 +120,7 @@ def _tend(run: Run, attempt: Attempt, now: datetime, policy: Policy, commands: l
             commands.append(ev.Settle(attempt.number))
         return run
     if attempt.instance_id is None:
-        if attempt.launch and now > attempt.launch.asked_at:
+        if attempt.launch and now >= attempt.launch.asked_at + policy.answer_within:
             commands.append(ev.StartInstance(attempt.number))
         return run
     run, attempt = _drain(run, attempt, now)
@@ -217,6 +217,8 @@ def next_deadline(run: Run, now: datetime, policy: Policy) -> datetime | None:
         times += [at for at, _ in _limits_of(attempt, policy)]
         if attempt.terminate_asked_at:
             times.append(attempt.terminate_asked_at + policy.end_margin / 2)
+        if attempt.watchdog_again_at:
+            times.append(attempt.watchdog_again_at)
         if attempt.phase in (Phase.PREPARING, Phase.READY, Phase.TRAINING):
             times.append(now + policy.silence)
     if run.retry_at and not run.status.ended and run.wanted is Wanted.RUN:
@@ -231,10 +233,17 @@ def next_deadline(run: Run, now: datetime, policy: Policy) -> datetime | None:
 
 
 def _watchdog(attempt: Attempt, now: datetime, policy: Policy) -> ev.SetWatchdog | None:
-    """The Scheduler's entry follows the lease, and goes with the instance."""
+    """The Scheduler's entry follows the lease, and goes with the instance.
+
+    It is set for a lease that is saved, so never to later than what is paid for. Scheduler takes the call that lands last: a slow
+    older one puts the entry back to an earlier time, and the same time once more, later, makes that good.
+    """
     if attempt.instance_id is None:
         return None
     wanted = attempt.lease.end + policy.grace if attempt.live and attempt.lease else None
-    if wanted == attempt.watchdog_at or (wanted is not None and wanted <= now):
+    if wanted is not None and wanted <= now:
         return None  # what is late for the Scheduler is ended by us
+    again = attempt.watchdog_again_at
+    if wanted == attempt.watchdog_at and (wanted is None or again is None or now < again):
+        return None
     return ev.SetWatchdog(attempt.number, attempt.instance_id, wanted, moves=attempt.watchdog_at is not None)

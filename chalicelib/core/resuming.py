@@ -11,7 +11,8 @@ from chalicelib.core.apply import waits_for_money
 from chalicelib.core.model import Policy, Reason, Run, Status
 
 # Money that merely came back, from a lease that cost less than it had reserved, must cover so many leases: otherwise a run
-# would be launched again and again for the last cents of a month. At the month's turn, or a raised limit, one is enough.
+# would be launched again and again for the last cents of a month. At the month's turn, or when the limit was raised after the
+# run was refused, one is enough.
 _LEASES_BACK = 2
 
 
@@ -20,13 +21,15 @@ def waiting(run: Run) -> bool:
     return waits_for_money(run) is Reason.BUDGET
 
 
-def to_resume(runs: Iterable[Run], free: Decimal, now: datetime, policy: Policy, *, raised: bool = False) -> list[Run]:
-    """The runs to resume now, in order. `free` is the month's; `raised` says that its limit has just been raised."""
+def to_resume(
+    runs: Iterable[Run], free: Decimal, now: datetime, policy: Policy, *, raised_at: datetime | None = None
+) -> list[Run]:
+    """The runs to resume now, in order. `free` is the month's; `raised_at` is when its limit was last raised."""
     chosen = []
     for run in sorted(runs, key=lambda r: (r.created_at, r.name)):
         needed = first_lease(run, now, policy)
-        turned = raised or _turned(run, now)
-        if free < needed * (1 if turned else _LEASES_BACK):
+        anew = _turned(run, now) or (raised_at is not None and (run.refused_at or run.created_at) <= raised_at)
+        if free < needed * (1 if anew else _LEASES_BACK):
             break
         free -= needed
         chosen.append(run)

@@ -57,9 +57,12 @@ __all__ = [
 
 
 class ChaliceDeploy(Protocol):
-    """Runs `chalice deploy` for a stage with these settings. Gives the API's id and its URL, no slash at the end."""
+    """Runs `chalice deploy` for a stage with these settings and roles (ARN by handler).
 
-    def __call__(self, env: Mapping[str, str], role_arn: str) -> tuple[str, str]: ...
+    Gives the API's id and its URL, no slash at the end.
+    """
+
+    def __call__(self, env: Mapping[str, str], roles: Mapping[str, str]) -> tuple[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,10 @@ def deploy(
     env = environment(stage, resources, digest, limit, {**kept, **(extra_env or {})})
     known = before.get("API_URL")
     say("functions (chalice deploy)")
-    api_id, url = chalice_deploy({**env, "API_URL": known or UNKNOWN_URL}, resources.ControllerRoleArn)
+    api_id, url = chalice_deploy({**env, "API_URL": known or UNKNOWN_URL}, resources.function_roles)
     if url != known:
         say("functions once more: they now know their own address")
-        api_id, url = chalice_deploy({**env, "API_URL": url}, resources.ControllerRoleArn)
+        api_id, url = chalice_deploy({**env, "API_URL": url}, resources.function_roles)
     say("permission to call the API")
     deploy_resources(clients("cloudformation"), stage, {**given, "ApiId": api_id}, say)
     finish.complete(clients, stage, api_id, url, resources.FailedEventsArn, say)

@@ -34,9 +34,12 @@ class Chalice:
         self._clients, self._project, self._stage = clients, project, stage
         self._environment = environment
 
-    def __call__(self, env: Mapping[str, str], role_arn: str) -> tuple[str, str]:
-        """Deploy with these settings. Gives the API's id and its URL, no slash at the end. Raises DeployError."""
-        settings.render_config(self._project, self._stage, env, role_arn)
+    def __call__(self, env: Mapping[str, str], roles: Mapping[str, str]) -> tuple[str, str]:
+        """Deploy with these settings and roles (ARN by handler). Raises DeployError.
+
+        Gives the API's id and its URL, no slash at the end.
+        """
+        settings.render_config(self._project, self._stage, env, roles)
         record.rebuild(self._clients, self._project, self._stage, self._api_stage(), api_id_in(env["API_URL"]))
         self._run("deploy")
         made = json.loads(self._record().read_text("utf-8"))["resources"]

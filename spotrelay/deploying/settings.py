@@ -48,29 +48,31 @@ def environment(
     }
 
 
-def stage_config(role_arn: str) -> dict[str, Any]:
-    """What `chalice deploy` needs to know of a stage beside its environment."""
-    return {
-        "manage_iam_role": False,
-        "iam_role_arn": role_arn,
-        "lambda_functions": {"sweep": {"lambda_timeout": 300}},
-    }
+def stage_config(roles: Mapping[str, str]) -> dict[str, Any]:
+    """What `chalice deploy` needs to know of a stage beside its environment; `roles` are ARNs by handler.
+
+    No role is set for the stage as a whole: a function that the template has no role for fails to deploy, where it would
+    otherwise get another's.
+    """
+    functions: dict[str, dict[str, Any]] = {handler: {"iam_role_arn": arn} for handler, arn in roles.items()}
+    functions.setdefault("sweep", {})["lambda_timeout"] = 300
+    return {"manage_iam_role": False, "lambda_functions": functions}
 
 
-def render_config(project: Path, stage: str, env: Mapping[str, str], role_arn: str) -> None:
+def render_config(project: Path, stage: str, env: Mapping[str, str], roles: Mapping[str, str]) -> None:
     """Write the stage into `.chalice/config.json`, beside other stages."""
     path = project / ".chalice/config.json"
     config = json.loads(path.read_text("utf-8"))
-    config.setdefault("stages", {})[stage] = stage_config(role_arn) | {"environment_variables": dict(env)}
+    config.setdefault("stages", {})[stage] = stage_config(roles) | {"environment_variables": dict(env)}
     _replace(path, config)
 
 
 def allow_delete(project: Path, stage: str) -> None:
-    """`chalice delete` asks for a stage's role, even to remove it: name one where the configuration does not know the stage."""
+    """`chalice delete` asks for the API's role, even to remove it: name one where the stage is not in the configuration."""
     path = project / ".chalice/config.json"
     config = json.loads(path.read_text("utf-8"))
     if stage not in config.get("stages", {}):
-        config.setdefault("stages", {})[stage] = stage_config("arn:aws:iam::000000000000:role/none")
+        config.setdefault("stages", {})[stage] = stage_config({"api_handler": "arn:aws:iam::000000000000:role/none"})
         _replace(path, config)
 
 

@@ -33,12 +33,25 @@ class Resources:
     TableName: str
     BucketName: str
     LaunchTemplateName: str
-    ControllerRoleArn: str
+    ApiRoleArn: str
+    WarningRoleArn: str
+    StateChangeRoleArn: str
+    SweepRoleArn: str
     InstanceRoleName: str
     RunRoleArn: str
     TopicArn: str
     LogGroup: str
     FailedEventsArn: str
+
+    @property
+    def function_roles(self) -> dict[str, str]:
+        """The role's ARN by handler: each function of `app.py` has its own."""
+        return {
+            "api_handler": self.ApiRoleArn,
+            "on_warning": self.WarningRoleArn,
+            "on_state_change": self.StateChangeRoleArn,
+            "sweep": self.SweepRoleArn,
+        }
 
 
 def stack_name(stage: str) -> str:

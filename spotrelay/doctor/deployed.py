@@ -85,6 +85,7 @@ def functions(clients: Clients, stage: str) -> tuple[Function, ...]:
                 retries=(retries or {}).get("MaximumRetryAttempts"),
                 failed_to=destinations.get("OnFailure", {}).get("Destination"),
                 logs_kept_days=kept[0] if kept else None,
+                role=configured["Role"].rpartition("/")[2],
             )
         )
     return tuple(found)

@@ -66,7 +66,10 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Function:
-    """A deployed function. `retries` and `failed_to` are None where nothing was set; `enabled` says whether its rules fire."""
+    """A deployed function. `retries` and `failed_to` are None where nothing was set; `enabled` says whether its rules fire.
+
+    `role` is the name of the role it runs as.
+    """
 
     handler: str
     environment: Mapping[str, str]
@@ -75,6 +78,7 @@ class Function:
     retries: int | None
     failed_to: str | None
     logs_kept_days: int | None
+    role: str
 
 
 @dataclass(frozen=True)

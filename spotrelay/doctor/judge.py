@@ -97,7 +97,7 @@ def functions(f: Facts) -> Iterator[Check]:
         yield unknown("functions", f.functions)
         return
     missing = sorted(set(f.handlers) - {each.handler for each in f.functions})
-    wrong = list(_wrong_settings(f.functions))
+    wrong = [*_wrong_settings(f.functions), *_wrong_roles(f.functions, f.stage)]
     if missing:
         yield Check("functions", "fail", f"Not deployed: {', '.join(missing)}.", deploy(f))
     if wrong:
@@ -131,6 +131,13 @@ def _wrong_settings(found: tuple[Function, ...]) -> Iterator[str]:
         yield "the API's address is not known to the functions: a deploy was cut off"
     elif len(urls) > 1:
         yield f"the functions are told different addresses ({', '.join(sorted(urls))})"
+
+
+def _wrong_roles(found: tuple[Function, ...], stage: str) -> Iterator[str]:
+    """Each function has a role of its own, called as its handler is: with another's it may do too little, or too much."""
+    for each in found:
+        if each.role != f"spot-relay-{stage}-{each.handler}":
+            yield f"{each.handler} runs as {each.role}"
 
 
 def api(f: Facts) -> Iterator[Check]:

@@ -20,6 +20,7 @@ from spotrelay.rehearsal import (
     ministack_cloudformation,
     ministack_functions,
     ministack_iam,
+    ministack_launches,
     ministack_scheduler,
 )
 from spotrelay.rehearsal.ministack_checks import (
@@ -60,6 +61,7 @@ def apply_all(ec2_endpoint: str, host_key: str, port: int, control: str | None =
     ministack_iam.patch_leading_keys()
     ministack_scheduler.patch_scheduler(port)
     ministack_catalog.patch_catalog(control, os.environ["AWS_REGION"], os.environ["MINISTACK_ACCOUNT_ID"])
+    ministack_launches.patch_launches(functools.partial(_ec2_client, ec2_endpoint))
     ministack_iam.patch_resource_arns()
 
 

@@ -76,13 +76,12 @@ class Stage:
         aws = self.emulator
         self.control.emulator(aws.endpoint, aws.host_key, aws.access_key_id, aws.secret_access_key)
         self.control.boot(delay_s=BOOT_S * self.time_scale, end_delay_s=END_S * self.time_scale)
-        image = self.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
         self.deployment = deploying.deploy(
             self.client,
             STAGE,
             self._chalice_deploy,
             # The emulator speaks plain HTTP, on loopback only.
-            parameters={"ImageId": image, "TlsOnly": "false"},
+            parameters={"TlsOnly": "false"},
             extra_env={"TIME_SCALE": str(self.time_scale), "ALLOW_LOCAL_SOURCE": "1"},
             say=self._say,
         )
@@ -98,8 +97,8 @@ class Stage:
         self._open.callback(sweeper.join, 30)
         self._open.callback(self._stopping.set)
 
-    def _chalice_deploy(self, env: Mapping[str, str], role_arn: str) -> tuple[str, str]:
-        made = self.emulator.chalice_deploy(deploying.ROOT, STAGE, env, stage_config=deploying.stage_config(role_arn))
+    def _chalice_deploy(self, env: Mapping[str, str], roles: Mapping[str, str]) -> tuple[str, str]:
+        made = self.emulator.chalice_deploy(deploying.ROOT, STAGE, env, stage_config=deploying.stage_config(roles))
         return made.api_id, made.url
 
     def sweep(self) -> None:

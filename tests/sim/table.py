@@ -36,6 +36,7 @@ class FakeLedger:
     default: Decimal
     faults: Faults
     set_to: Decimal | None = None
+    was_raised_at: datetime | None = None
     months: dict[str, Account] = field(default_factory=dict)
     of_runs: dict[str, Account] = field(default_factory=dict)
     parts: dict[tuple[str, str], Account] = field(default_factory=dict)
@@ -71,7 +72,10 @@ class FakeLedger:
         self.faults.after(met)
         return new
 
-    def set_limit(self, usd: Decimal, months: list[str]) -> None:
+    def raised_at(self) -> datetime | None:
+        return self.was_raised_at
+
+    def set_limit(self, usd: Decimal, months: list[str], now: datetime) -> None:
         for month in months:
             account = self.months[month]
             if usd < account.settled + account.reserved:
@@ -80,6 +84,7 @@ class FakeLedger:
         self.set_to = usd
         for month in months:
             account = self.months[month]
+            self.was_raised_at = now if usd > account.limit else self.was_raised_at
             account.free, account.limit = account.free + usd - account.limit, usd
         self.faults.after(met)
 

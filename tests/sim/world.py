@@ -137,7 +137,9 @@ class World:
             ]  # type: ignore[operator]
             self.store.ledger.open([self.month(self.now), self.month(calendar.turn(self.now, self.policy))])
             report = sweep(self.shell, list(self.store.live()), listed, self, self.now)
-            housekeeping.resume(self.shell, report.waiting, self.free, self.offers_of, self.now)
+            housekeeping.resume(
+                self.shell, report.waiting, self.free, self.store.ledger.raised_at, self.offers_of, self.now
+            )
         except (CallFailed, Died, Conflict):
             pass  # the next minute goes on
 
@@ -157,7 +159,7 @@ class World:
         return self.offers_of(run)
 
     def offers_of(self, run: Run) -> ev.Priced | None:
-        return None if self.ec2.silent else ev.Priced(self.ec2.offers())
+        return None if self.ec2.silent else ev.Priced(self.ec2.offers(), self.now)
 
     def prune(self, run: Run) -> None:
         """Nothing is stored here."""
