@@ -15,6 +15,8 @@ import source
 from failures import Failure
 from redact import Redactor
 
+from spotrelay.rehearsal import git_server
+
 TOKEN = "github_pat_0123456789"
 
 
@@ -170,3 +172,18 @@ def test_a_deploy_key_is_a_file_that_only_git_s_ssh_is_told_of_and_only_while_it
 )
 def test_a_key_is_for_addresses_that_ssh_reaches(repo, host):
     assert deploykey.host(repo) == host
+
+
+def test_a_private_repository_is_read_with_the_token_and_leaves_no_trace_of_it(repo, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with git_server.serving(repo, TOKEN) as url:
+        commit, _ = source.clone(tmp_path / "work", url, "main", TOKEN, "gh", Redactor())
+        for wrong in ("github_pat_other", None):
+            with pytest.raises(Failure, match=r"refused|name a stored token"):
+                source.clone(tmp_path / "other", url, "main", wrong, "gh" if wrong else None, Redactor())
+    assert len(commit) == 40
+    basic = base64.b64encode(f"x-access-token:{TOKEN}".encode())
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert TOKEN.encode() not in path.read_bytes()
+            assert basic not in path.read_bytes()

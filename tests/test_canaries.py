@@ -170,7 +170,7 @@ def test_a_training_processs_environment_is_looked_at(extra: dict[str, str], wro
 
 def test_the_planted_spec_prints_then_becomes_the_command(aws: Callable[[str], Any]) -> None:
     made = Canaries()
-    spec = made.plant(aws("ssm"), "rehearsal", {**SMALL, "secrets": {"WANDB": "wandb"}})
+    spec = made.plant(aws("ssm"), "rehearsal", {**SMALL, "secrets": {"WANDB": "wandb"}}, "https://github.com/o/r.git")
     parsed = parse(spec)
     argv = templates.render_argv(parsed.command, "--resume {checkpoint}", {"results": "/r x", "checkpoint": "/c"})
     command = [*argv[:4], "/usr/bin/printf", "<%s>", *argv[6:]]

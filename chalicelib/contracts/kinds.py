@@ -151,7 +151,7 @@ def _repo(value: str, info: ValidationInfo) -> str:
     if re.search(r"\s", value) or value.startswith("-"):
         raise ValueError("must be an address like https://github.com/OWNER/REPO.git")
     local = bool((info.context or {}).get("allow_local"))
-    if local and (value.startswith(("/", "file:///"))):
+    if local and value.startswith(("/", "file:///", "http://127.0.0.1:")):
         return value
     if re.fullmatch(r"\w[\w.-]*@\w[\w.-]*:[\w./~-]+", value):
         return value

@@ -1,8 +1,9 @@
 """Secrets that are planted in every rehearsal, and the search for them wherever they must not be (I8).
 
-Two secrets are stored as a person would store them and handed to the job's command; one of them the command prints, as it is and
-in base64. Afterwards user data, tags, arguments of processes, the bucket with the source archive, the table, every log and every
-answer of the API are searched. What the job itself writes among its results and checkpoints is its own business.
+Three are stored as a person would store them: the token of the job's repository, and two that are handed to its command, which
+prints one of them, as it is and in base64. Afterwards user data, tags, arguments of processes, the bucket with the source
+archive, the table, every log and every answer of the API are searched. What the job itself writes among its results and
+checkpoints is its own business.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 from spotrelay.client import Client
 from spotrelay.rehearsal import ec2_shims
 
-KEPT, PRINTED = "RELAY_CANARY_KEPT", "RELAY_CANARY_PRINTED"
+KEPT, PRINTED, TOKEN = "RELAY_CANARY_KEPT", "RELAY_CANARY_PRINTED", "RELAY_CANARY_TOKEN"
 SAMPLE_S = 0.2
 _MOST_SECRETS = 10  # of a spec
 # Prints before it becomes the command, in the same process: signals and children are the command's own.
@@ -38,22 +39,31 @@ class Canaries:
     """`found` are the places where one was met, as they are met."""
 
     def __init__(self) -> None:
-        self.values = {KEPT: f"canary/{secrets.token_hex(12)}+kept", PRINTED: f"canary/{secrets.token_hex(12)}+printed"}
+        self.values = {
+            KEPT: f"canary/{secrets.token_hex(12)}+kept",
+            PRINTED: f"canary/{secrets.token_hex(12)}+printed",
+            TOKEN: f"canary_{secrets.token_hex(16)}",
+        }
         self.needles = tuple(needle for value in self.values.values() for needle in forms(value))
         self.found: set[str] = set()
         self.sampled = 0
 
-    def plant(self, ssm: Any, stage: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """Store them, and what the job's own secrets name; gives the spec that hands them to the command."""
+    def plant(self, ssm: Any, stage: str, spec: Mapping[str, Any], repository: str) -> dict[str, Any]:
+        """Store them, and what the job's own secrets name. Gives the spec that hands them to the command, and the source from
+        `repository`, which wants the token.
+        """
+        spec = {**spec, "source": {**spec["source"], "repo": repository, "token": TOKEN.lower()}}
+        _store(ssm, stage, TOKEN.lower(), self.values[TOKEN])
+        handed = {name: self.values[name] for name in (KEPT, PRINTED)}
         own = dict(spec.get("secrets") or {})
         for number, name in enumerate(sorted(set(own.values()))):
             _store(ssm, stage, name, f"rehearsed-secret-{number}")
-        if len(own) + len(self.values) > _MOST_SECRETS:
-            return dict(spec)
-        for name, value in self.values.items():
+        if len(own) + len(handed) > _MOST_SECRETS:
+            return spec
+        for name, value in handed.items():
             _store(ssm, stage, name.lower(), value)
         command = f"sh -c {shlex.quote(_PRINT)} sh {spec['command']}"
-        return {**spec, "secrets": {**own, **{name: name.lower() for name in self.values}}, "command": command}
+        return {**spec, "secrets": {**own, **{name: name.lower() for name in handed}}, "command": command}
 
     def look(self, place: str, content: bytes | str) -> None:
         """Remember the place if there is a canary in it."""
