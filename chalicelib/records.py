@@ -8,16 +8,20 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from chalicelib.codec import from_item, to_item
-from chalicelib.contracts.names import NAME
+from boto3.dynamodb.types import DYNAMODB_CONTEXT
+
+from chalicelib.codec import Skip, each, from_item, moment, strict, to_item
+from chalicelib.contracts.names import is_run_name
 from chalicelib.core.model import Run
+
+_DEEPEST = 16  # DynamoDB takes 32 levels, our own around it included
 
 
 class BadCursor(ValueError):
@@ -39,47 +43,31 @@ class Beat:
 
 
 class Records:
-    def __init__(self, client: Any, table: str) -> None:
+    def __init__(self, client: Any, table: str, skip: Skip = strict) -> None:
+        """`skip` is told of each record that can't be read."""
         self._client = client
         self._table = table
+        self._skip = skip
 
     def heard(self, run: str, beat: Beat) -> None:
         given = {"at": beat.at.isoformat(), "phase": beat.phase, "step": beat.step, "commit": beat.commit}
-        given |= {"metrics": _text(beat.metrics), "checkpoint": _stored(beat.checkpoint)}
+        given |= {"metrics": _stored(beat.metrics), "checkpoint": _stored(beat.checkpoint)}
         given |= {"checkpoint_at": beat.checkpoint_at.isoformat() if beat.checkpoint_at else None}
         self._put(f"RUN#{run}", f"BEAT#{beat.attempt:04d}", {"attempt": beat.attempt, **given})
 
     def beats(self, run: str) -> dict[int, Beat]:
         """The last heartbeat of each attempt that sent one."""
-        found = {}
-        for item in self._query(f"RUN#{run}", "BEAT#"):
-            told_at = item.get("checkpoint_at")
-            found[int(item["attempt"])] = Beat(
-                attempt=int(item["attempt"]),
-                at=datetime.fromisoformat(item["at"]),
-                phase=str(item["phase"]),
-                step=int(item["step"]) if item.get("step") is not None else None,
-                metrics=_document(item.get("metrics")),
-                commit=item.get("commit"),
-                checkpoint=plain_numbers(item.get("checkpoint")),
-                checkpoint_at=datetime.fromisoformat(told_at) if told_at else None,
-            )
-        return found
+        return {beat.attempt: beat for beat in each(self._query(f"RUN#{run}", "BEAT#"), _beat, self._skip)}
 
     def last_beats(self, run: Run) -> dict[int, datetime]:
         return {number: beat.at for number, beat in self.beats(run.name).items()}
 
     def left(self, run: str, attempt: int, results: Mapping[str, Any], at: datetime) -> None:
         """What an attempt says it left: prefix, metrics, found and missing keys."""
-        kept = {name: value for name, value in results.items() if name != "metrics"}
-        given = {**_stored(kept), "metrics": _text(results.get("metrics"))}
-        self._put(f"RUN#{run}", f"RESULT#{attempt:04d}", {"attempt": attempt, "at": at.isoformat(), **given})
+        self._put(f"RUN#{run}", f"RESULT#{attempt:04d}", {"attempt": attempt, "at": at.isoformat(), **_stored(results)})
 
     def results(self, run: str) -> dict[int, dict[str, Any]]:
-        return {
-            int(item["attempt"]): {**plain_numbers(item), "metrics": _document(item.get("metrics"))}
-            for item in self._query(f"RUN#{run}", "RESULT#")
-        }
+        return dict(each(self._query(f"RUN#{run}", "RESULT#"), _left, self._skip))
 
     def runs(self, limit: int, cursor: str | None) -> tuple[list[str], str | None]:
         """Names of runs, newest first, and where to go on; None at the end. Raises BadCursor."""
@@ -93,7 +81,8 @@ class Records:
         if cursor:
             request["ExclusiveStartKey"] = to_item({"pk": "RUNS", "sk": _decoded(cursor)})
         answer = self._client.query(**request)
-        names = [str(from_item(item)["run"]) for item in answer["Items"]]
+        # The key has the name, too, and a key can't be anything but text.
+        names = [str(from_item(item)["sk"]).partition("#")[2] for item in answer["Items"]]
         last = answer.get("LastEvaluatedKey")
         return names, _encoded(from_item(last)["sk"]) if last else None
 
@@ -116,6 +105,32 @@ def listing(run: Run) -> dict[str, Any]:
     return {"pk": "RUNS", "sk": f"{run.created_at.isoformat()}#{run.name}", "run": run.name}
 
 
+def _beat(item: dict[str, Any]) -> Beat:
+    told_at = item.get("checkpoint_at")
+    return Beat(
+        attempt=int(item["attempt"]),
+        at=moment(item["at"]),
+        phase=str(item["phase"]),
+        step=int(item["step"]) if item.get("step") is not None else None,
+        metrics=_mapping(item.get("metrics")),
+        commit=item.get("commit"),
+        checkpoint=_mapping(item.get("checkpoint")),
+        checkpoint_at=moment(told_at) if told_at else None,
+    )
+
+
+def _left(item: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    _mapping(item.get("metrics"))
+    return int(item["attempt"]), plain_numbers({**item, "prefix": str(item["prefix"])})
+
+
+def _mapping(value: Any) -> Mapping[str, Any] | None:
+    """Raises TypeError for what is neither a mapping nor nothing."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{value!r} is no mapping")
+    return plain_numbers(value)  # type: ignore[no-any-return]
+
+
 def _encoded(sk: str) -> str:
     return base64.urlsafe_b64encode(sk.encode()).decode()
 
@@ -127,29 +142,26 @@ def _decoded(cursor: str) -> str:
         datetime.fromisoformat(at)
     except (binascii.Error, UnicodeError, ValueError) as error:
         raise BadCursor(cursor) from error
-    if len(at) > 40 or not re.fullmatch(NAME, name):
+    if len(at) > 40 or not is_run_name(name):
         raise BadCursor(cursor)
     return sk
 
 
-def _text(metrics: Mapping[str, Any] | None) -> str | None:
-    """What a training job wrote, as JSON text: no number, key or depth of it is one that the table could refuse."""
-    return None if metrics is None else json.dumps(metrics)
-
-
-def _document(text: str | None) -> Any:
-    # NaN and Infinity, which Python writes and JSON does not have, are shown as words.
-    return None if text is None else json.loads(text, parse_constant=str)
-
-
-def _stored(value: Any) -> Any:
-    """DynamoDB has no binary fractions: a float is kept as the shortest decimal that names it."""
-    if isinstance(value, float):
-        return Decimal(repr(value)) if value == value and abs(value) < 1e120 else repr(value)
+def _stored(value: Any, depth: int = _DEEPEST) -> Any:
+    """DynamoDB has no binary fractions: a float is kept as the shortest decimal that names it, and what is beyond its
+    numbers, or nested too deep, as text. A name has one character at least.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return DYNAMODB_CONTEXT.create_decimal(repr(value)) if math.isfinite(value) else repr(value)
+        except (ArithmeticError, OverflowError):
+            return repr(value)
+    if isinstance(value, Mapping | list | tuple) and not depth:
+        return json.dumps(value)
     if isinstance(value, Mapping):
-        return {str(k): _stored(v) for k, v in value.items()}
+        return {str(k) or "(empty)": _stored(v, depth - 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_stored(v) for v in value]
+        return [_stored(v, depth - 1) for v in value]
     return value
 
 

@@ -1,9 +1,9 @@
-"""What several tests stand on: a table as the template makes it, in moto."""
+"""What several tests stand on: a table as the template makes it, in moto; all of it, deployed into the emulator."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,9 @@ from hypothesis import Phase, settings
 from moto import mock_aws
 
 from chalicelib.store import Store
-from tests.hooks import aws
+from spotrelay.rehearsal.stage import Stage
+from tests.deployed import FOREVER_S, Deployed
+from tests.hooks import SESSION, aws
 
 TABLE = "spot-relay-test"
 # What the random worlds tried, summed over the session and printed at its end.
@@ -58,3 +60,22 @@ def make_table(client: Any) -> None:
             }
         ],
     )
+
+
+@pytest.fixture(name="aws")
+def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Makes clients of moto's account, as the laptop's commands are given them."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with mock_aws():
+        yield SESSION.client
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """One for all tests that ask for it: bringing it up takes ten seconds."""
+    folder = tmp_path_factory.mktemp("deployed")
+    with Stage(folder, folder / "cache", time_scale=1) as stage:
+        stage.control.boot(delay_s=FOREVER_S)
+        yield Deployed(stage)

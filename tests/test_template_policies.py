@@ -94,7 +94,8 @@ def test_what_ends_or_deletes_asks_for_our_tag() -> None:
                     "StringEquals": {"aws:ResourceTag/spot-relay:stage": {"Ref": "Stage"}}
                 }
     others = [(owner, s["Condition"]) for owner, s in EVERY if s["Sid"] == "EndOthers"]
-    assert others == [("SweepRole", {"Null": {"aws:ResourceTag/spot-relay:protect": "true"}})]
+    absent = {"aws:ResourceTag/spot-relay:protect": "true", "aws:ResourceTag/spot-relay:stage": "true"}
+    assert others == [("SweepRole", {"Null": absent})]
 
 
 def test_tags_are_given_at_creation_only_and_are_ours() -> None:

@@ -1,3 +1,11 @@
-"""What names look like, without what it takes to check a whole spec: event handlers read this, too."""
+"""What a run may be called: a name is part of keys, tags, folders and URLs, and nothing else is ever looked up."""
 
-NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # a run's
+from __future__ import annotations
+
+import re
+
+NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
+
+
+def is_run_name(text: str) -> bool:
+    return re.fullmatch(NAME, text) is not None

@@ -43,6 +43,7 @@ def environment(
         "LIMIT_USD": limit_usd,
         "TOPIC_ARN": resources.TopicArn,
         "LOG_GROUP": resources.LogGroup,
+        "GUARD": resources.Guard,
         "POWERTOOLS_LOG_LEVEL": "INFO",
         **extra,
     }

@@ -42,6 +42,7 @@ class Resources:
     TopicArn: str
     LogGroup: str
     FailedEventsArn: str
+    Guard: str
 
     @property
     def function_roles(self) -> dict[str, str]:

@@ -82,12 +82,18 @@ class Emulator:
         return self.workdir / "ministack.log"
 
     def start(
-        self, workdir: Path, ec2_endpoint: str, *, control: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        workdir: Path,
+        ec2_endpoint: str,
+        *,
+        control: str | None = None,
+        env: Mapping[str, str] | None = None,
+        decisions: Path | None = None,
     ) -> Self:
         """Start it and wait until it answers.
 
         `control` is the EC2 host's control API, asked for quotas and for what is to fail. `env` adds to the emulator's
-        environment, and so to that of every Lambda.
+        environment, and so to that of every Lambda. `decisions` is a file for what each role is allowed, and why.
         """
         if self._process is not None:
             raise EmulatorError("The emulator is already running")
@@ -97,6 +103,7 @@ class Emulator:
         command = [sys.executable, "-m", "spotrelay.rehearsal.ministack_main", "--port", str(self._port)]
         command += ["--ec2-endpoint", ec2_endpoint, "--data", str(self._workdir / "data"), "--with-parent"]
         command += ["--ec2-control", control] if control else []
+        command += ["--decisions", str(decisions.resolve())] if decisions else []
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command,

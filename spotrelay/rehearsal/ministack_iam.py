@@ -142,10 +142,11 @@ class ManyResources(str):
 
 
 def patch_resource_arns() -> None:
-    """Authorize SSM by path and by names, and EC2 calls on several instances, on each resource that they name.
+    """Authorize SSM by path and by names, EC2 calls on several instances, and logs by stream, on each resource they name.
 
-    ministack looks at no SSM path or list of names (the resource is then `*`, which no narrow policy allows), and only
-    at the first of several instances: naming an own instance first would allow ending any other.
+    ministack looks at no SSM path or list of names (the resource is then `*`, which no narrow policy allows), only
+    at the first of several instances (naming an own instance first would allow ending any other), and at no log stream
+    (a run that may write its own could write none).
     """
     actions = load("core.iam_actions")
     evaluator = load("core.iam_evaluator")
@@ -171,6 +172,8 @@ def patch_resource_arns() -> None:
             fields = [key for key in query if re.fullmatch(r"InstanceId\.\d+", key)]
             prefix = arn.rsplit("/", 1)[0]
             named = [f"{prefix}/{_first(query[key])}" for key in sorted(fields)]
+        elif service == "logs" and (stream := log_stream(args[3], body)):
+            named = [f"{arn}:log-stream:{stream}"]
         if not named:
             return arn
         many = ManyResources(named[0])
@@ -205,6 +208,14 @@ def ssm_names(body: bytes) -> list[str]:
         return []
     names = request.get("Names") or [request.get("Path")]
     return [name for name in names if isinstance(name, str)]
+
+
+def log_stream(headers: Any, body: bytes) -> str | None:
+    """The stream that a call is about, for the two actions that are authorized on one (Service Authorization Reference)."""
+    if str(headers.get("x-amz-target", "")).rpartition(".")[2] not in ("CreateLogStream", "PutLogEvents"):
+        return None
+    name = json.loads(body or b"{}").get("logStreamName")
+    return str(name) if name else None
 
 
 def _first(value: Any) -> Any:

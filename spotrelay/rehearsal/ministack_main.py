@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--ec2-endpoint", required=True, metavar="URL", help="where EC2 calls are passed on to")
     parser.add_argument("--ec2-control", metavar="URL", help="the EC2 host's control API, for quotas and failures")
+    parser.add_argument("--decisions", type=Path, metavar="FILE", help="keeps what each role was allowed, and why")
     parser.add_argument("--data", type=Path, default=Path("ministack-data"), help="folder for everything it writes")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input closes; needs an own group")
     options = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
     # Not before the environment is set.
     from spotrelay.rehearsal import ministack_checks, ministack_patches
 
-    ministack_patches.apply_all(options.ec2_endpoint, host_key, options.port, options.ec2_control)
+    ministack_patches.apply_all(options.ec2_endpoint, host_key, options.port, options.ec2_control, options.decisions)
     if options.with_parent:
         threading.Thread(target=end_with_parent, daemon=True).start()
     sys.argv = ["ministack"]

@@ -13,11 +13,14 @@ import json
 import os
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 from spotrelay.rehearsal import (
     ministack_catalog,
     ministack_cloudformation,
+    ministack_decisions,
+    ministack_function_roles,
     ministack_functions,
     ministack_iam,
     ministack_launches,
@@ -41,10 +44,12 @@ _REQUEST = "method path headers body query_params"
 Answer = tuple[int, dict[str, str], bytes]
 
 
-def apply_all(ec2_endpoint: str, host_key: str, port: int, control: str | None = None) -> None:
+def apply_all(
+    ec2_endpoint: str, host_key: str, port: int, control: str | None = None, decisions: Path | None = None
+) -> None:
     """Apply every patch to the ministack in this process, before it serves on `port`.
 
-    `control` is the address of the EC2 host's control API.
+    `control` is the address of the EC2 host's control API; `decisions` keeps what was allowed, and by which statement.
     """
     require_pinned_version()
     patch_api_import()
@@ -53,6 +58,9 @@ def apply_all(ec2_endpoint: str, host_key: str, port: int, control: str | None =
     patch_event_sources(host_key)
     ministack_functions.patch_throttled_events()
     ministack_functions.patch_throttled_calls()
+    ministack_function_roles.patch_function_roles(os.environ["AWS_REGION"], os.environ["MINISTACK_ACCOUNT_ID"])
+    if decisions is not None:
+        ministack_decisions.patch_decisions(decisions)
     patch_event_retries()
     patch_ec2(ec2_endpoint)
     patch_resource_tags(ec2_endpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -27,17 +28,29 @@ BOOT_S, END_S = 20, 10
 
 
 class Stage:
-    """Everything that stands for AWS. `folder` keeps what it writes; leaving ends every process that was started."""
+    """Everything that stands for AWS. `folder` keeps what it writes; leaving ends every process that was started.
+
+    `parameters` are the template's; `decisions` is a file for what each role is allowed (`ministack_decisions`).
+    """
 
     def __init__(
-        self, folder: Path, cache: Path, time_scale: float, say: Callable[[str], None] = lambda text: None
+        self,
+        folder: Path,
+        cache: Path,
+        time_scale: float,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        parameters: Mapping[str, str] | None = None,
+        decisions: Path | None = None,
     ) -> None:
         self.folder, self.time_scale = folder, time_scale
         self._cache, self._say = cache, say
+        self._parameters, self._decisions = parameters or {}, decisions
         self._open = contextlib.ExitStack()
         self._stopping = threading.Event()
         self.sweeps = 0
         self.sweep_errors: list[str] = []
+        self.killed_at: list[float] = []  # when a function's process was killed, by the monotonic clock
         self.sweeping = True
         self.calendar_shift_s = 0.0
         self.calendar_turned = False
@@ -72,7 +85,11 @@ class Stage:
         self.control = host.control
         self._say("emulator")
         self.emulator = Emulator(cache_dir=self._cache)
-        self._open.enter_context(self.emulator.start(self.folder / "aws", host.endpoint, control=host.control.address))
+        self._open.enter_context(
+            self.emulator.start(
+                self.folder / "aws", host.endpoint, control=host.control.address, decisions=self._decisions
+            )
+        )
         aws = self.emulator
         self.control.emulator(aws.endpoint, aws.host_key, aws.access_key_id, aws.secret_access_key)
         self.control.boot(delay_s=BOOT_S * self.time_scale, end_delay_s=END_S * self.time_scale)
@@ -81,7 +98,7 @@ class Stage:
             STAGE,
             self._chalice_deploy,
             # The emulator speaks plain HTTP, on loopback only.
-            parameters={"TlsOnly": "false"},
+            parameters={"TlsOnly": "false", **self._parameters},
             extra_env={"TIME_SCALE": str(self.time_scale), "ALLOW_LOCAL_SOURCE": "1"},
             say=self._say,
         )
@@ -119,10 +136,15 @@ class Stage:
             endpoint_url=self.emulator.endpoint,
             config=Config(read_timeout=300, retries={"total_max_attempts": 1}),
         )
+        began = time.monotonic()
         answer = functions.invoke(FunctionName=f"spot-relay-{STAGE}-sweep", Payload=json.dumps(event).encode())
         self.sweeps += 1
         if answer.get("FunctionError"):
-            self.sweep_errors.append(answer["Payload"].read().decode()[:2000])
+            said = answer["Payload"].read().decode()[:2000]
+            # A process that was killed can't help failing; one that ran to its end and failed can.
+            killed = any(at >= began for at in self.killed_at) and "SweepFailed" not in said
+            if not killed:
+                self.sweep_errors.append(said)
 
     @contextlib.contextmanager
     def between_sweeps(self) -> Iterator[None]:

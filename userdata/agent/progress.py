@@ -63,7 +63,11 @@ class Progress:
             if _is_number(value) and 0 <= value < _MOST_STEPS:
                 self.step = int(value)
                 break
-        numbers = {str(key)[:100]: float(value) for key, value in document.items() if _is_number(value)}
+        numbers = {
+            key.encode("utf-8", "replace").decode()[:100]: float(value)
+            for key, value in document.items()
+            if _is_number(value)
+        }
         self.metrics = dict(list(numbers.items())[:_MOST_METRICS])
 
 

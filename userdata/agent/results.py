@@ -32,7 +32,7 @@ def verify(path: Path, required: Iterable[str]) -> Verdict:
     """The metrics file against the required keys. A dot reaches into an object: `eval.reward`."""
     required = tuple(required)
     try:
-        document: Any = json.loads(beneath.read(path, _MOST_READ))
+        document: Any = json.loads(beneath.read(path, _MOST_READ), parse_constant=str)
     except FileNotFoundError:
         return Verdict(None, (), required, f"{path.name} was not written")
     except (OSError, ValueError, RecursionError) as error:
@@ -42,7 +42,11 @@ def verify(path: Path, required: Iterable[str]) -> Verdict:
     missing = tuple(key for key in required if not _has(document, key))
     # The report travels in one request: very large metrics stay in the bucket.
     small = document if _fits(document) else None
-    return Verdict(small, tuple(sorted(str(key)[:200] for key in document)[:_MOST_KEYS]), missing)
+    return Verdict(small, tuple(sorted(_sendable(key) for key in document)[:_MOST_KEYS]), missing)
+
+
+def _sendable(key: str) -> str:
+    return key.encode("utf-8", "replace").decode()[:200]
 
 
 def _fits(document: dict[str, Any]) -> bool:
@@ -54,7 +58,11 @@ def _fits(document: dict[str, Any]) -> bool:
         if inside and depth > _DEEPEST:
             return False
         left += [(one, depth + 1) for one in inside]
-    return len(document) <= _MOST_KEYS and len(json.dumps(document)) <= _MOST_BYTES
+    try:
+        size = len(json.dumps(document, ensure_ascii=False).encode())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return len(document) <= _MOST_KEYS and max(size, len(json.dumps(document))) <= _MOST_BYTES
 
 
 def _has(document: dict[str, Any], key: str) -> bool:

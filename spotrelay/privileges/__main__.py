@@ -1,0 +1,45 @@
+"""`python -m spotrelay.privileges [WORD…]`: prove, print, and write docs/least-privilege.md (not when WORDs choose some)."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from spotrelay.privileges import report
+from spotrelay.privileges.prove import NotWholeError, prove
+from spotrelay.rehearsal import job
+from spotrelay.rehearsal.rehearse import HOME
+from spotrelay.rehearsal.stage import Stage
+
+TIME_SCALE = 0.02  # a lease takes a minute: it is renewed within a walk
+PAGE = Path(__file__).resolve().parents[2] / "docs/least-privilege.md"
+
+
+def main(only: list[str]) -> int:
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:7.1f} s  {text}", flush=True)
+
+    HOME.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="privileges-", dir=HOME))
+    decisions = folder / "decisions.jsonl"
+    prepared = job.prepare(folder, None, None)
+    guarded = {"Guard": "account"}  # the one statement that is only there with it
+    try:
+        with Stage(folder, HOME / "cache", TIME_SCALE, say, parameters=guarded, decisions=decisions) as stage:
+            results = prove(stage, prepared, decisions, say, only)
+    except NotWholeError as error:
+        say(str(error))
+        return 2
+    text = report.page(results, time.monotonic() - began)
+    print(text)
+    if not only:
+        PAGE.write_text(text, "utf-8")
+    return 1 if any(report.wrong(each) for each in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

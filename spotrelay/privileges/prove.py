@@ -1,0 +1,94 @@
+"""Walk once with everything allowed, then once without each part of it, until something that it needs is refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from spotrelay.privileges import walk
+from spotrelay.privileges.decisions import Decision, Reader, refusal, used
+from spotrelay.privileges.removal import removed
+from spotrelay.privileges.statements import Part, parts
+from spotrelay.rehearsal.job import Job
+from spotrelay.rehearsal.stage import STAGE, Stage
+
+Say = Callable[[str], None]
+SETTLE_S = 0.5
+
+
+class NotWholeError(Exception):
+    """The walk with everything allowed did not succeed, so that nothing can be concluded from one with less."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What happened without a part: `refused` is the first call for want of it, `unused` are its actions nobody called."""
+
+    part: Part
+    refused: Decision | None
+    status: str
+    unused: tuple[str, ...]
+    seconds: float
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing was wrong without it."""
+        return self.refused is None and self.status == "SUCCEEDED"
+
+
+class _Refused(Exception):
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.action)
+        self.decision = decision
+
+
+def prove(stage: Stage, job: Job, decisions: Path, say: Say, only: Iterable[str] = ()) -> list[Broken]:
+    """One result for each statement and attachment; `only` chooses some by a word in their names. Raises NotWholeError."""
+    iam, reader = stage.client("iam"), Reader(decisions)
+    every = parts(iam, f"spot-relay-{STAGE}-")
+    walk.prepare(stage)
+    reader.new()
+    whole = _whole(stage, job, reader, say)
+    results = []
+    chosen = [p for p in every if not list(only) or any(word in p.name for word in only)]
+    for number, part in enumerate(chosen, 1):
+        unused = tuple(sorted(set(part.actions) - used(part, whole)))
+        began = time.monotonic()
+        refused, status = _without(stage, job, reader, part, f"walk-{number}")
+        results.append(Broken(part, refused, status, unused, time.monotonic() - began))
+        what = f"{refused.role} was refused {refused.action}" if refused else f"the run ended as {status or 'nothing'}"
+        say(f"{number}/{len(chosen)} {part.name}: {what} ({results[-1].seconds:.0f} s)")
+    return results
+
+
+def _whole(stage: Stage, job: Job, reader: Reader, say: Say) -> list[Decision]:
+    made: list[Decision] = []
+    began = time.monotonic()
+    try:
+        status = walk.walk(stage, job, "walk-whole", lambda: made.extend(reader.new()))
+    finally:
+        walk.clean(stage, "walk-whole")
+    refusals = sorted({f"{d.role} {d.action} on {d.resource}" for d in made if not d.allowed})
+    say(f"with everything allowed: {status}, {len(made)} decisions, {time.monotonic() - began:.0f} s")
+    if status != "SUCCEEDED" or refusals:
+        raise NotWholeError(f"The whole walk ended as {status}; refused: {', '.join(refusals) or 'nothing'}.")
+    return made
+
+
+def _without(stage: Stage, job: Job, reader: Reader, part: Part, name: str) -> tuple[Decision | None, str]:
+    def look() -> None:
+        refused = refusal(part, reader.new())
+        if refused:
+            raise _Refused(refused)
+
+    reader.new()
+    try:
+        with removed(stage.client("iam"), part):
+            return None, walk.walk(stage, job, name, look)
+    except _Refused as found:
+        return found.decision, ""
+    finally:
+        walk.clean(stage, name)
+        time.sleep(SETTLE_S)
