@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -143,12 +144,12 @@ def run_events(run: str) -> Response:
 
 @app.route("/runs/{run}/checkpoints", methods=["GET"], authorizer=signed)
 def run_checkpoints(run: str) -> Response:
-    return _people(lambda people, c: people.checkpoints(c, run), run)
+    return _people(lambda people, c: people.checkpoints(c, run, _query()), run)
 
 
 @app.route("/runs/{run}/ledger", methods=["GET"], authorizer=signed)
 def run_ledger(run: str) -> Response:
-    return _people(lambda people, c: people.ledger(c, run), run)
+    return _people(lambda people, c: people.ledger(c, run, _query()), run)
 
 
 @app.route("/budget", methods=["GET", "PUT"], authorizer=signed)
@@ -267,7 +268,7 @@ def _body() -> Any:
     if len(raw) > _MOST_BODY:
         raise ApiError(413, "too_large", f"The body has {len(raw)} bytes; at most {_MOST_BODY} are taken.")
     try:
-        body = json.loads(raw or b"null", parse_constant=_no_number)
+        body = json.loads(raw or b"null", parse_constant=_no_number, object_pairs_hook=_once)
         json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair is no text that could be kept
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "bad_request", f"The body is no JSON: {str(error)[:300]}.") from error
@@ -276,6 +277,15 @@ def _body() -> Any:
 
 def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no number of JSON's")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that names each key once: of two, nobody could say which was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:100]!r} is there twice")
+    return found
 
 
 def _query() -> dict[str, str]:
