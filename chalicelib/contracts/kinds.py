@@ -25,6 +25,7 @@ _ARM = re.compile(r"(a1|[a-z]+\d+g[a-z]*)")  # Graviton: a `g` right after the g
 _LONGEST = timedelta(days=31)
 _DIRECTORY_NAMES = frozenset({"run", "attempt"})
 _COMMAND_NAMES = _DIRECTORY_NAMES | {"results", "results.rel"}
+_OURS = ("runs", "agent")  # of the bucket
 _RESUME_NAMES = _COMMAND_NAMES | {"checkpoint", "checkpoint.rel"}
 
 
@@ -74,6 +75,8 @@ def _prefix(value: str) -> str:
     _plain_relative(value)
     if re.search(r"[*?$]", value):
         raise ValueError("must name one key or folder of the bucket: no '*', '?' or '$'")
+    if PurePosixPath(value).parts[0] in _OURS:
+        raise ValueError("must lie outside of 'runs' and 'agent', which are each run's own and ours: 'datasets/…', say")
     return value
 
 
