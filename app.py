@@ -22,8 +22,8 @@ from chalicelib.telemetry import about, logger
 _OF_EC2 = {"source": ["aws.ec2"]}
 _GONE = ["shutting-down", "terminated", "stopping", "stopped"]
 _MOST_BODY = 64 * 1024
-_NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 _JSON = {"Content-Type": "application/json"}
+_NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 
 app = Chalice(app_name="spot-relay", configure_logs=False)
 app.register_middleware(ConvertToMiddleware(logger.inject_lambda_context(clear_state=True)), "all")
@@ -67,9 +67,8 @@ def _on_instance(event: CloudWatchEvent) -> None:
         raise
     if run is not None:
         attempt = next((a for a in run.attempts if a.instance_id == ours.instance_id), None)
-        logger.info(
-            "instance event", extra={"kind": type(ours).__name__, **about(run, attempt), **_counted(c, counted)}
-        )
+        keys = {"kind": type(ours).__name__, **about(run, attempt), **_counted(c, counted)}
+        logger.info("instance event", extra=keys)
 
 
 def _counted(c: Controller, since: int) -> dict[str, Any]:

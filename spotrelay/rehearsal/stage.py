@@ -25,6 +25,7 @@ STAGE = "rehearsal"
 SWEEP_S = 60
 # Real boots take half a minute to reach user data; scaled like every other wait.
 BOOT_S, END_S = 20, 10
+FOUND_DEAD_S = 2.0
 
 
 class Stage:
@@ -141,8 +142,9 @@ class Stage:
         self.sweeps += 1
         if answer.get("FunctionError"):
             said = answer["Payload"].read().decode()[:2000]
-            # A process that was killed can't help failing; one that ran to its end and failed can.
-            killed = any(at >= began for at in self.killed_at) and "SweepFailed" not in said
+            # A process that was killed can't help failing; one that ran to its end and failed can. One that was killed at
+            # rest may be found dead a moment later only, when it is given its next work.
+            killed = any(at >= began - FOUND_DEAD_S for at in self.killed_at) and "SweepFailed" not in said
             if not killed:
                 self.sweep_errors.append(said)
 
