@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
@@ -38,7 +39,11 @@ def main(only: list[str]) -> int:
     print(text)
     if not only:
         PAGE.write_text(text, "utf-8")
-    return 1 if any(report.wrong(each) for each in results) else 0
+    if any(report.wrong(each) for each in results):
+        say(f"what was written is kept in {folder}")
+        return 1
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ HEAD = """# Least privilege, proven
 Made by `make prove-least-privilege`; don't edit. The deployed system walks through a short life once with everything allowed.
 Then each statement of each role's policies is taken out of its policy, in place, and it walks again until a call is refused that
 the statement had allowed. A statement without which nothing is refused would make the proof fail; so would one with an
-action that no walk uses. The same is done with each managed policy on each role that has it.
+action that the walk does not use. The same is done with each managed policy on each role that has it.
 
 """
 
@@ -32,7 +32,7 @@ def page(results: Sequence[Broken], seconds: float) -> str:
     said = f"{len(statements)} statements and {len(attachments)} attachments in {seconds / 60:.0f} minutes; "
     said += "each is needed." if not wrongs else "not needed, or not shown to be:\n\n" + "\n".join(wrongs)
     rare = "".join(f"- `{action}`: {why}\n" for action, why in RARE.items())
-    rest = f"\n\nActions that no walk uses:\n\n{rare}" if rare else "\n"
+    rest = f"\n\nActions that the walk does not use:\n\n{rare}" if rare else "\n"
     return HEAD + "\n".join(lines) + f"\n\n{said}{rest}"
 
 
