@@ -47,6 +47,9 @@ test: .venv/.installed  ## everything: unit, properties, contracts, and two rehe
 fuzz: .venv/.installed  ## random months for the money, over 100,000 steps (about ten minutes; SEED=)
 	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_money_world.py --hypothesis-seed=$(SEED)
 
+fuzz-api: .venv/.installed  ## random requests to the deployed API, for some minutes (SEED=)
+	API_EXAMPLES=100 $(PY) -m pytest tests/test_api_fuzz.py --hypothesis-seed=$(SEED)
+
 check: .venv/.installed  ## formatting, lint, types
 	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
 
@@ -63,4 +66,4 @@ prove-least-privilege: .venv/.installed  ## what breaks without each permission,
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz check lint-template prove-least-privilege format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz fuzz-api check lint-template prove-least-privilege format

@@ -6,21 +6,25 @@ Imports that only the routes need are made there, so that an interruption's hand
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
-from aws_lambda_powertools import Logger
 from chalice.app import Chalice, CloudWatchEvent, ConvertToMiddleware, IAMAuthorizer, Rate, Response
 
+from chalicelib.codec import Unreadable
+from chalicelib.contracts.names import is_run_name
 from chalicelib.controller import Controller, controller
 from chalicelib.parse import Malformed, parse
+from chalicelib.telemetry import about, logger
 
+_OF_EC2 = {"source": ["aws.ec2"]}
 _GONE = ["shutting-down", "terminated", "stopping", "stopped"]
 _MOST_BODY = 64 * 1024
+_NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 _JSON = {"Content-Type": "application/json"}
 
 app = Chalice(app_name="spot-relay", configure_logs=False)
-logger = Logger(service="spot-relay")
 app.register_middleware(ConvertToMiddleware(logger.inject_lambda_context(clear_state=True)), "all")
 signed = IAMAuthorizer()
 
@@ -28,19 +32,13 @@ signed = IAMAuthorizer()
 # -- events ----------------------------------------------------------------------------------------------------------
 
 
-@app.on_cw_event({"source": ["aws.ec2"], "detail-type": ["EC2 Spot Instance Interruption Warning"]})
+@app.on_cw_event({**_OF_EC2, "detail-type": ["EC2 Spot Instance Interruption Warning"]})
 def on_warning(event: CloudWatchEvent) -> None:
     """EC2 takes an instance back in two minutes."""
     _on_instance(event)
 
 
-@app.on_cw_event(
-    {
-        "source": ["aws.ec2"],
-        "detail-type": ["EC2 Instance State-change Notification"],
-        "detail": {"state": _GONE},
-    }
-)
+@app.on_cw_event({**_OF_EC2, "detail-type": ["EC2 Instance State-change Notification"], "detail": {"state": _GONE}})
 def on_state_change(event: CloudWatchEvent) -> None:
     """An instance of the account ends."""
     _on_instance(event)
@@ -53,13 +51,24 @@ def _on_instance(event: CloudWatchEvent) -> None:
         ours = parse(event.to_dict(), c.policy.notice)
     except Malformed as error:
         # Permanent: raising would only have Lambda deliver it twice more.
-        logger.error("malformed event", extra={"error": str(error)})
+        c.saw(Unreadable(f"EVENT / {event.detail_type}", str(error)))
         return
-    run = c.shell.on_instance(ours) if ours else None
-    if run is None or ours is None:
+    if ours is None:
         return
-    keys = {"run": run.name, "instance_id": ours.instance_id, "kind": type(ours).__name__, "status": run.status.value}
-    logger.info("instance event", extra={**keys, **_counted(c, counted)})
+    logger.append_keys(instance_id=ours.instance_id)
+    try:
+        run = c.shell.on_instance(ours)
+    except Unreadable as error:
+        c.saw(error)  # as permanent; when it has been mended, the sweep finds out what the event would have told
+        return
+    except Exception:
+        logger.exception("instance event failed")
+        raise
+    if run is not None:
+        attempt = next((a for a in run.attempts if a.instance_id == ours.instance_id), None)
+        logger.info(
+            "instance event", extra={"kind": type(ours).__name__, **about(run, attempt), **_counted(c, counted)}
+        )
 
 
 def _counted(c: Controller, since: int) -> dict[str, Any]:
@@ -74,9 +83,8 @@ def sweep(event: CloudWatchEvent) -> dict[str, Any]:
     """Do whatever an event should have done and did not."""
     from chalicelib.upkeep import whole_pass
 
-    report = whole_pass(controller())
-    if report.strays:
-        logger.warning("strays ended", extra={"instances": report.strays})
+    report = whole_pass(c := controller())
+    c.telemetry.swept(report)
     report.check()
     return {"runs": report.runs, "instances": report.instances, "strays": report.strays}
 
@@ -92,6 +100,7 @@ def submit_run() -> Response:
         if _flag("plan"):
             return _answer(people.plan(controller(), _body()))
         status, run = people.submit(controller(), _body(), _caller())
+        logger.append_keys(run=run["name"])
         return _answer(run, status, {"Location": f"/runs/{run['name']}"})
 
     return _guarded(act)
@@ -99,83 +108,48 @@ def submit_run() -> Response:
 
 @app.route("/runs", methods=["GET"], authorizer=signed)
 def list_runs() -> Response:
-    def act() -> Response:
-        from chalicelib import people
-
-        return _answer(people.list_runs(controller(), _query()))
-
-    return _guarded(act)
+    return _people(lambda people, c: people.list_runs(c, _query()))
 
 
 @app.route("/runs/{run}", methods=["GET"], authorizer=signed)
 def get_run(run: str) -> Response:
-    def act() -> Response:
-        from chalicelib import people
-
-        return _answer(people.get(controller(), run))
-
-    return _guarded(act)
+    return _people(lambda people, c: people.get(c, run), run)
 
 
 @app.route("/runs/{run}/cancel", methods=["POST"], authorizer=signed)
 def cancel_run(run: str) -> Response:
-    return _asked(run, "cancel")
+    return _people(lambda people, c: people.ask(c, run, "cancel", _caller()), run)
 
 
 @app.route("/runs/{run}/suspend", methods=["POST"], authorizer=signed)
 def suspend_run(run: str) -> Response:
-    return _asked(run, "suspend")
+    return _people(lambda people, c: people.ask(c, run, "suspend", _caller()), run)
 
 
 @app.route("/runs/{run}/resume", methods=["POST"], authorizer=signed)
 def resume_run(run: str) -> Response:
-    def act() -> Response:
-        from chalicelib import people
+    def ask(people: Any, c: Controller) -> dict[str, Any]:
         from chalicelib.contracts import api
 
         body = api.validate_request(api.ResumeRequest, _body() or {})
-        return _answer(people.ask(controller(), run, "resume", _caller(), body.cost_usd))
+        return dict(people.ask(c, run, "resume", _caller(), body.cost_usd))
 
-    return _guarded(act)
-
-
-def _asked(run: str, what: str) -> Response:
-    def act() -> Response:
-        from chalicelib import people
-
-        return _answer(people.ask(controller(), run, what, _caller()))
-
-    return _guarded(act)
+    return _people(ask, run)
 
 
 @app.route("/runs/{run}/events", methods=["GET"], authorizer=signed)
 def run_events(run: str) -> Response:
-    def act() -> Response:
-        from chalicelib import people
-
-        return _answer(people.events(controller(), run, _query()))
-
-    return _guarded(act)
+    return _people(lambda people, c: people.events(c, run, _query()), run)
 
 
 @app.route("/runs/{run}/checkpoints", methods=["GET"], authorizer=signed)
 def run_checkpoints(run: str) -> Response:
-    def act() -> Response:
-        from chalicelib import people
-
-        return _answer(people.checkpoints(controller(), run))
-
-    return _guarded(act)
+    return _people(lambda people, c: people.checkpoints(c, run), run)
 
 
 @app.route("/runs/{run}/ledger", methods=["GET"], authorizer=signed)
 def run_ledger(run: str) -> Response:
-    def act() -> Response:
-        from chalicelib import people
-
-        return _answer(people.ledger(controller(), run))
-
-    return _guarded(act)
+    return _people(lambda people, c: people.ledger(c, run), run)
 
 
 @app.route("/budget", methods=["GET", "PUT"], authorizer=signed)
@@ -183,10 +157,11 @@ def budget() -> Response:
     def act() -> Response:
         from chalicelib import money
         from chalicelib.contracts import api
+        from chalicelib.contracts.money import BudgetChange
 
         request = app.current_request
         if request is not None and request.method == "PUT":
-            return _answer(money.set_limit(controller(), api.validate_request(api.BudgetChange, _body()), _caller()))
+            return _answer(money.set_limit(controller(), api.validate_request(BudgetChange, _body()), _caller()))
         return _answer(money.budget(controller()))
 
     return _guarded(act)
@@ -200,6 +175,17 @@ def openapi() -> Response:
         return _answer(described.document())
 
     return _guarded(act)
+
+
+def _people(ask: Callable[[Any, Controller], dict[str, Any]], run: str | None = None) -> Response:
+    """What `chalicelib.people` answers; the module is given to `ask`, since only these routes need it."""
+
+    def act() -> Response:
+        from chalicelib import people
+
+        return _answer(ask(people, controller()))
+
+    return _guarded(act, run)
 
 
 # -- agents' routes ------------------------------------------------------------------------------------------------------
@@ -227,8 +213,10 @@ def _agent(run: str, attempt: str, what: str) -> Response:
 
         c = controller()
         since = len(c.counter.calls)
-        caller = agents.identify(c, _caller(), run, int(attempt) if attempt.isdigit() else 0)
-        logger.append_keys(run=caller.run.name, attempt=caller.attempt.number, instance_id=caller.instance_id)
+        number = int(attempt) if _NUMBER.fullmatch(attempt) else 0
+        logger.append_keys(attempt=number)
+        caller = agents.identify(c, _caller(), run, number)
+        logger.append_keys(instance_id=caller.instance_id)
         if what == "claim":
             return _answer(agents.claim(c, caller, api.validate_request(api.ClaimRequest, _body())))
         if what == "heartbeat":
@@ -240,25 +228,32 @@ def _agent(run: str, attempt: str, what: str) -> Response:
             return _answer(told)
         return _answer(agents.leave(c, caller, api.validate_request(api.ExitRequest, _body())))
 
-    return _guarded(act)
+    # An agent takes 503 for a controller that is away: it trains on, and saves before its lease ends.
+    return _guarded(act, run, unreadable=503)
 
 
 # -- requests and answers --------------------------------------------------------------------------------------------------
 
 
-def _guarded(act: Callable[[], Response]) -> Response:
+def _guarded(act: Callable[[], Response], run: str | None = None, unreadable: int = 409) -> Response:
     """Every error in the one shape; what was not foreseen says nothing of its inside."""
     from chalicelib.contracts.errors import ApiError
 
     try:
+        if run is not None:
+            if not is_run_name(run):
+                raise ApiError(404, "not_found", f"There is no run {run[:100]!r}.")
+            logger.append_keys(run=run)
         return act()
     except ApiError as error:
         return _answer(error.body(), error.status)
+    except Unreadable as error:
+        controller().saw(error)
+        return _answer(ApiError.unreadable(error.what, unreadable).body(), unreadable)
     except Exception:
         logger.exception("request failed")
-        return _answer(
-            {"error": {"code": "internal", "message": "Something broke here; it was logged. Try again."}}, 500
-        )
+        broke = ApiError(500, "internal", "Something broke here; it was logged. Try again.")
+        return _answer(broke.body(), broke.status)
 
 
 def _answer(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -273,9 +268,15 @@ def _body() -> Any:
     if len(raw) > _MOST_BODY:
         raise ApiError(413, "too_large", f"The body has {len(raw)} bytes; at most {_MOST_BODY} are taken.")
     try:
-        return json.loads(raw or b"null")
-    except ValueError as error:
-        raise ApiError(400, "bad_request", f"The body is no JSON: {error}.") from error
+        body = json.loads(raw or b"null", parse_constant=_no_number)
+        json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair is no text that could be kept
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "bad_request", f"The body is no JSON: {str(error)[:300]}.") from error
+    return body
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number of JSON's")
 
 
 def _query() -> dict[str, str]:

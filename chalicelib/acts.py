@@ -9,23 +9,27 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from chalicelib.codec import to_item
+from chalicelib.codec import Skip, each, moment, strict, to_item
 from chalicelib.core.model import Run
 from chalicelib.core.news import News
 from chalicelib.ledger import Ledger
 from chalicelib.outbox import outbox_item
 
-_KEPT = timedelta(days=90)
+KEPT = timedelta(days=90)
 
 
 class Acts:
-    def __init__(self, client: Any, table: str, ledger: Ledger) -> None:
-        self._client, self._table, self._ledger = client, table, ledger
+    def __init__(self, client: Any, table: str, ledger: Ledger, skip: Skip = strict) -> None:
+        """`skip` is told of each act that can't be read."""
+        self._client, self._table, self._ledger, self._skip = client, table, ledger, skip
 
-    def record(self, what: str, news: News, now: datetime, run: Run | None = None) -> bool:
-        """Write it down under the name `what`, on the run's timeline too, with its news. False: it was written before."""
+    def record(self, what: str, news: News, now: datetime, run: Run | None = None, *, kept: timedelta = KEPT) -> bool:
+        """Write it down under the name `what`, on the run's timeline too, with its news. False: it was written before.
+
+        After `kept` it is forgotten, and would be written anew.
+        """
         act = {"pk": "ACTS", "sk": what, "at": now.isoformat(), "kind": news.kind.value, "message": news.message}
-        expires = {"expires": int((now + _KEPT).timestamp())}
+        expires = {"expires": int((now + kept).timestamp())}
         items = [act | expires | ({"run": news.run} if news.run else {}), outbox_item(news, what, now)]
         if run is not None:
             items.append(
@@ -52,8 +56,14 @@ class Acts:
 
     def recent(self, most: int = 20) -> list[dict[str, Any]]:
         """The newest first: at, kind, message, run."""
-        found = sorted(self._ledger.query("ACTS"), key=lambda item: str(item["at"]), reverse=True)
-        return [{name: item.get(name) for name in ("at", "kind", "message", "run")} for item in found[:most]]
+        found = sorted(each(self._ledger.query("ACTS"), _act, self._skip), key=lambda act: str(act["at"]), reverse=True)
+        return found[:most]
+
+
+def _act(item: dict[str, Any]) -> dict[str, Any]:
+    run = item.get("run")
+    at = moment(item["at"]).isoformat()
+    return {"at": at, "kind": str(item["kind"]), "message": str(item["message"]), "run": str(run) if run else None}
 
 
 def _number(what: str) -> str:

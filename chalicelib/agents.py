@@ -18,10 +18,12 @@ from chalicelib.core import answers, leases
 from chalicelib.core import events as ev
 from chalicelib.core.answers import Action
 from chalicelib.core.apply import may_take
+from chalicelib.core.figures import Name, steps_lost
 from chalicelib.core.model import Attempt, Counted, Reason, Run
 from chalicelib.records import Beat
 from chalicelib.scoped import credentials, policy, secret_path
 from chalicelib.store import OverLimit
+from chalicelib.telemetry import about
 
 _CALLER = re.compile(r"^arn:aws[\w-]*:sts::\d{12}:assumed-role/(?P<role>[\w+=,.@-]+)/(?P<instance>i-[0-9a-f]{8,17})$")
 _ASK_AGAIN_S = 2.0  # how often a waiting successor asks for the baton: it is part of every training pause
@@ -85,6 +87,8 @@ def claim(c: Controller, caller: Caller, body: ClaimRequest) -> dict[str, Any]:
         case Action.RESTORE:
             torn = {(t.attempt, t.step) for t in body.torn}
             offered = [_offered(run, f) for f in c.bucket.restorable(run) if (f.attempt, f.step) not in torn]
+            if caller.run.baton != number:
+                _count_lost(c, run, number, offered[0]["step"] if offered else None)
             return {
                 **told,
                 "checkpoint": offered[0] if offered else None,
@@ -93,6 +97,14 @@ def claim(c: Controller, caller: Caller, body: ClaimRequest) -> dict[str, Any]:
             }
         case _:
             return told
+
+
+def _count_lost(c: Controller, run: Run, number: int, restored: int | None) -> None:
+    """What earlier attempts had trained, as their last heartbeats said, and this one trains again."""
+    if number > 1:
+        steps = [b.step for b in c.records.beats(run.name).values() if b.attempt < number and b.step is not None]
+        lost = steps_lost(max(steps, default=None), restored)
+        c.telemetry.count(Name.STEPS_LOST, lost, **about(run, run.attempt(number)))
 
 
 def heartbeat(c: Controller, caller: Caller, body: HeartbeatRequest) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Bucket:
         """Folders named by a number. With a delimiter a checkpoint of 10,000 files is one line of the answer."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix, Delimiter="/")
         names = (p["Prefix"][len(prefix) :].rstrip("/") for page in pages for p in page.get("CommonPrefixes", []))
-        return [int(name) for name in names if name.isdigit()]
+        return [int(name) for name in names if name.isascii() and name.isdecimal()]
 
     def _head(self, key: str) -> dict[str, Any] | None:
         try:

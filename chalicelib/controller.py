@@ -15,12 +15,14 @@ from botocore.config import Config
 
 from chalicelib.acts import Acts
 from chalicelib.bucket import Bucket
+from chalicelib.codec import Unreadable
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
 from chalicelib.fleet import Fleet
 from chalicelib.fleet import Settings as FleetSettings
 from chalicelib.metering import Ec2Meter
 from chalicelib.outbox import Outbox
+from chalicelib.poison import Poison
 from chalicelib.pools import Priced, PriceUnknown, named_at, priced
 from chalicelib.prices import Prices
 from chalicelib.quota import Quotas
@@ -29,6 +31,7 @@ from chalicelib.settings import Settings
 from chalicelib.shell import Shell
 from chalicelib.storage import Storage
 from chalicelib.store import Store
+from chalicelib.telemetry import Telemetry
 from chalicelib.unmanaged import Unmanaged
 from chalicelib.watchdog import Watchdog
 
@@ -64,12 +67,18 @@ class Controller:
         self.new_id = new_id
         self.policy = settings.policy
         self.counter = CallCounter(session)
+        self.telemetry = Telemetry(settings.stage, self.policy)
+        self.poison = Poison(lambda: self.acts, self.telemetry, clock)
         self.told: set[str] = set()  # thresholds that this process knows to be told
         self.idle_since: datetime | None = None  # the last whole pass of the sweep, when it found nothing going on
 
     @property
     def region(self) -> str:
         return str(self.session.region_name)
+
+    def saw(self, error: Unreadable) -> None:
+        """Something can't be read: it is told once, and the others go on."""
+        self.poison.saw(error)
 
     def client(self, service: str, region: str | None = None) -> Any:
         return self.session.client(service, config=_CONFIG, region_name=region)  # type: ignore[call-overload]
@@ -88,11 +97,11 @@ class Controller:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.dynamodb, self.settings.table, self.settings.limit_usd)
+        return Store(self.dynamodb, self.settings.table, self.settings.limit_usd, skip=self.saw)
 
     @cached_property
     def records(self) -> Records:
-        return Records(self.dynamodb, self.settings.table)
+        return Records(self.dynamodb, self.settings.table, self.saw)
 
     @cached_property
     def bucket(self) -> Bucket:
@@ -121,7 +130,7 @@ class Controller:
     @cached_property
     def prices(self) -> Prices:
         table = self.settings.table
-        return Prices(lambda: self.ec2, lambda: self.pricing, self.dynamodb, table, self.region, self.policy)
+        return Prices(lambda: self.ec2, lambda: self.pricing, self.dynamodb, table, self.region, self.policy, self.saw)
 
     @cached_property
     def quotas(self) -> Quotas:
@@ -129,15 +138,17 @@ class Controller:
 
     @cached_property
     def acts(self) -> Acts:
-        return Acts(self.dynamodb, self.settings.table, self.store.ledger)
+        return Acts(self.dynamodb, self.settings.table, self.store.ledger, self.saw)
 
     @cached_property
     def outbox(self) -> Outbox:
-        return Outbox(self.dynamodb, self.settings.table, lambda: self.sns, self.settings.topic_arn)
+        s = self.settings
+        return Outbox(self.dynamodb, s.table, lambda: self.sns, s.topic_arn, self.saw)
 
     @cached_property
     def storage(self) -> Storage:
-        return Storage(self.store.ledger, self.dynamodb, self.settings.table, lambda: self.s3, self.settings.bucket)
+        s = self.settings
+        return Storage(self.store.ledger, self.dynamodb, s.table, lambda: self.s3, s.bucket, self.saw)
 
     @cached_property
     def unmanaged(self) -> Unmanaged:
@@ -145,7 +156,7 @@ class Controller:
             quote = self.prices.estimate(kind, self.clock())
             return quote.usd_hour if quote else None
 
-        return Unmanaged(self.store.ledger, self.dynamodb, self.settings.table, price)
+        return Unmanaged(self.store.ledger, self.dynamodb, self.settings.table, price, self.saw)
 
     @cached_property
     def watchdog(self) -> Watchdog:
@@ -163,7 +174,7 @@ class Controller:
 
     @cached_property
     def shell(self) -> Shell:
-        return Shell(self.store, self.fleet, self.policy, self.clock, self.meter, self.watchdog)
+        return Shell(self.store, self.fleet, self.policy, self.clock, self.meter, self.watchdog, self.telemetry)
 
     def priced(self, instance_types: list[str], market: str) -> tuple[Priced, ...]:
         """The pools a run may use now, and their prices. Raises pools.PriceUnknown."""

@@ -126,7 +126,7 @@ def _guard(c: Controller, others: list[Instance], report: Report, now: datetime)
     for instance in others:
         if instance.protected or now - instance.launched_at < _FOREIGN_FOR * c.settings.time_scale:
             continue
-        with report.kept(instance.instance_id):
+        with report.kept(instance.instance_id, instance_id=instance.instance_id):
             _end(c, instance, report, now)
 
 

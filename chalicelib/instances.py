@@ -81,7 +81,7 @@ def _instance(described: dict[str, Any], tags: dict[str, str]) -> Instance:
         instance_id=described["InstanceId"],
         state=described["State"]["Name"],
         run=tags.get("spot-relay:run", ""),
-        attempt=int(number) if number.isdigit() else 0,
+        attempt=int(number) if number.isascii() and number.isdecimal() else 0,
         launched_at=described["LaunchTime"],
         protected=_PROTECT in tags,
         reason=described.get("StateReason", {}).get("Code", ""),

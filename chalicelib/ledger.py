@@ -8,15 +8,16 @@ written by `store.Store` in the change's own transaction, from the items that `u
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from botocore.exceptions import ClientError
+from dacite import from_dict
 
-from chalicelib.codec import from_item, plain, to_item
-from chalicelib.core.ledger import LineChange, Movement
+from chalicelib.codec import CONFIG, Skip, amount, each, from_item, plain, reading, strict, to_item
+from chalicelib.core.ledger import Line, LineChange, Movement
 from chalicelib.core.money import ZERO
 
 ACCOUNT = ("limit", "free", "reserved", "settled")
@@ -32,8 +33,9 @@ class LimitTooLow(Exception):
 
 
 class Ledger:
-    def __init__(self, client: Any, table: str, limit_usd: Decimal) -> None:
-        """`limit_usd` is the limit of a stage whose limit nobody has set yet."""
+    def __init__(self, client: Any, table: str, limit_usd: Decimal, skip: Skip = strict) -> None:
+        """`limit_usd` is the limit of a stage whose limit nobody has set yet; `skip` is told of a line that can't be read."""
+        self._skip = skip
         self._client = client
         self._table = table
         self._limit = limit_usd
@@ -42,9 +44,10 @@ class Ledger:
     # -- reading ---------------------------------------------------------------------------------------------------------
 
     def limit(self) -> Decimal:
-        """The monthly limit in force, USD."""
+        """The monthly limit in force, USD. Raises Unreadable."""
         item = self.get("BUDGET", "BUDGET")
-        return Decimal(item["limit"]) if item else self._limit
+        with reading("BUDGET", "BUDGET"):
+            return amount(item, "limit") if item else self._limit
 
     def raised_at(self) -> datetime | None:
         """When the monthly limit was last raised; None while it never was."""
@@ -52,25 +55,27 @@ class Ledger:
         return datetime.fromisoformat(item["raised_at"]) if "raised_at" in item else None
 
     def month(self, month: str) -> dict[str, Decimal]:
-        """limit, free, reserved and settled of a month (yyyy-mm), in USD."""
+        """limit, free, reserved and settled of a month (yyyy-mm), in USD. Raises Unreadable: nothing is paid from it then."""
         item = self.get(f"LEDGER#{month}", "MONTH")
         if item is None:
             limit = self.limit()
             return {"limit": limit, "free": limit, "reserved": ZERO, "settled": ZERO}
-        return {name: item[name] for name in ACCOUNT}
+        with reading(f"LEDGER#{month}", "MONTH"):
+            return {name: amount(item, name) for name in ACCOUNT}
 
     def runs(self, month: str) -> list[dict[str, Any]]:
         """Each run's part of a month: run, reserved, settled."""
-        return [{"run": str(i["run"]), **_sums(i)} for i in self.query(f"LEDGER#{month}", "RUN#")]
+        return list(each(self.query(f"LEDGER#{month}", "RUN#"), _part_of, self._skip))
 
     def run(self, run: str) -> dict[str, Decimal]:
-        """free, reserved and settled of a run, over all months."""
+        """free, reserved and settled of a run, over all months. Raises Unreadable."""
         item = self.get(f"LEDGER#{run}", "RUN") or {}
-        return {"free": item.get("free", ZERO), **_sums(item)}
+        with reading(f"LEDGER#{run}", "RUN"):
+            return {"free": amount(item, "free", ZERO), **_sums(item)}
 
     def lines(self, run: str) -> list[dict[str, Any]]:
         """The run's lines, oldest first, with the fields of `core.ledger.Line`."""
-        return list(self.query(f"LEDGER#{run}", "LINE#"))
+        return list(each(self.query(f"LEDGER#{run}", "LINE#"), _line_of, self._skip))
 
     def get(self, pk: str, sk: str) -> dict[str, Any] | None:
         key = to_item({"pk": pk, "sk": sk})
@@ -241,4 +246,13 @@ def _sum(a: Movement, b: Movement) -> Movement:
 
 
 def _sums(item: dict[str, Any]) -> dict[str, Decimal]:
-    return {name: item.get(name, ZERO) for name in ("reserved", "settled")}
+    return {name: amount(item, name, ZERO) for name in ("reserved", "settled")}
+
+
+def _part_of(item: dict[str, Any]) -> dict[str, Any]:
+    return {"run": str(item["sk"]).removeprefix("RUN#"), **_sums(item)}
+
+
+def _line_of(item: dict[str, Any]) -> dict[str, Any]:
+    kept = {f.name: item.get(f.name) for f in fields(Line)}
+    return plain(from_dict(Line, kept, CONFIG))  # type: ignore[no-any-return]

@@ -13,8 +13,9 @@ from chalicelib.core.leases import Evidence
 from chalicelib.core.model import Attempt, PriceSource, Run
 from chalicelib.prices import Prices
 
-# "User initiated (2026-11-25 10:00:00 GMT)", "Server.SpotInstanceTermination (…)": EC2's StateTransitionReason.
-_TRANSITION = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) GMT\)")
+# "User initiated (2026-11-25 10:00:00 GMT)", "Server.SpotInstanceTermination (…)": EC2's StateTransitionReason. A zone of another
+# name is no evidence: read as UTC it would be hours wrong.
+_TRANSITION = re.compile(r"\((\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (?:GMT|UTC)\)")
 _GONE = ("shutting-down", "terminated", "stopping", "stopped")
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from chalicelib import housekeeping, views
-from chalicelib.contracts.api import BudgetChange
+from chalicelib.codec import Unreadable
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.money import BudgetChange
 from chalicelib.controller import Controller
 from chalicelib.core import calendar
 from chalicelib.core.model import Policy, Run
 from chalicelib.core.money import ZERO
 from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import waiting
+from chalicelib.core.storage import Stored
 from chalicelib.ledger import LimitTooLow
 
 
@@ -22,13 +25,12 @@ def budget(c: Controller) -> dict[str, Any]:
     now = c.clock()
     month = calendar.month(now, c.policy)
     account = c.store.ledger.month(month)
-    live = [run for name in c.store.live() if (run := c.store.load(name)) is not None]
-    stored, beside = c.storage.stored(), c.unmanaged.report()
+    stored, beside = _stored(c), c.unmanaged.report()
     return {
         "month": month,
         "turns_at": calendar.turn(now, c.policy).isoformat(),
         **{f"{name}_usd": views.usd(account[name]) for name in ("limit", "settled", "reserved", "free")},
-        "forecast_usd": views.usd(forecast(account, live, now, c.policy)),
+        "forecast_usd": views.usd(forecast(account, list(_live(c)), now, c.policy)),
         "runs": [
             {"run": r["run"], "settled_usd": views.usd(r["settled"]), "reserved_usd": views.usd(r["reserved"])}
             for r in c.store.ledger.runs(month)
@@ -64,9 +66,28 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
         c.acts.record(f"{now.isoformat()}#limit", News(Kind.LIMIT, "Spot Relay: the limit has changed", message), now)
     if body.limit_usd >= before:
         # What fails from here on, the next sweep does: the ledger knows when the limit was raised.
-        runs = [run for name in c.store.live() if (run := c.store.load(name)) is not None and waiting(run)]
-        housekeeping.resume_waiting(c, runs, now)
+        housekeeping.resume_waiting(c, [run for run in _live(c) if waiting(run)], now)
     return budget(c)
+
+
+def _live(c: Controller) -> Iterator[Run]:
+    """Runs with something left to do, but for those that can't be read."""
+    for name in c.store.live():
+        try:
+            run = c.store.load(name)
+        except Unreadable as error:
+            c.saw(error)
+            continue
+        if run is not None:
+            yield run
+
+
+def _stored(c: Controller) -> Stored | None:
+    try:
+        return c.storage.stored()
+    except Unreadable as error:
+        c.saw(error)
+        return None
 
 
 def lines(c: Controller, run: str) -> dict[str, Any]:

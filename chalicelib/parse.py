@@ -6,11 +6,14 @@ carries a zone where the region should be, and no account.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from chalicelib.core.events import InstanceState, Warned
+
+_INSTANCE = re.compile(r"i-[0-9a-f]{1,64}")
 
 
 class Malformed(Exception):
@@ -24,13 +27,13 @@ def _warned(event: dict[str, Any], notice: timedelta) -> Warned:
 def _state(event: dict[str, Any], notice: timedelta) -> InstanceState:
     state = event["detail"]["state"]
     if not isinstance(state, str):
-        raise TypeError("detail.state")
+        raise TypeError(f"detail.state is {state!r}")
     return InstanceState(_instance(event), state)
 
 
 def _instance(event: dict[str, Any]) -> str:
     instance = event["detail"]["instance-id"]
-    if not isinstance(instance, str) or not instance.startswith("i-"):
+    if not isinstance(instance, str) or not _INSTANCE.fullmatch(instance):
         raise ValueError(f"detail.instance-id is {instance!r}")
     return instance
 

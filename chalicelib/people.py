@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -9,6 +10,7 @@ from typing import Any
 
 from chalicelib import admission, money, views
 from chalicelib.bucket import checkpoint_prefix, run_prefix
+from chalicelib.codec import Unreadable
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
@@ -20,6 +22,7 @@ from chalicelib.store import Exists
 from chalicelib.subscribers import subscribe
 
 _PAGE, _MOST = 20, 100
+_TIMELINE = re.compile(r"[0-9]{1,12}#[0-9]{1,12}")  # the sort key of a line, without its first word
 
 
 def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
@@ -118,29 +121,44 @@ def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
 
 def get(c: Controller, name: str) -> dict[str, Any]:
     run = _load(c, name)
-    found = c.store.spec(name)
-    return views.run_view(run, found[0] if found else None, c.records.beats(name), c.records.results(name))
+    return views.run_view(run, _document(c, name), c.records.beats(name), c.records.results(name))
+
+
+def _document(c: Controller, name: str) -> dict[str, Any] | None:
+    """The spec, to be shown; None when it can't be read."""
+    try:
+        found = c.store.spec(name)
+    except Unreadable as error:
+        c.saw(error)
+        return None
+    return found[0] if found else None
 
 
 def list_runs(c: Controller, query: Mapping[str, str]) -> dict[str, Any]:
-    """Newest first. `status` filters, `limit` bounds, `cursor` goes on."""
+    """Newest first. `status` filters, `limit` bounds, `cursor` goes on. `unreadable` names those that can't be shown."""
     limit = _limit(query)
     wanted = query.get("status")
     if wanted is not None and wanted not in Status.__members__:
         raise ApiError.wrong_field("status", wanted, f"is no status; there are {', '.join(Status)}")
     cursor: str | None = query.get("cursor") or None
     found: list[dict[str, Any]] = []
+    unreadable: list[str] = []
     while True:
         try:
             names, cursor = c.records.runs(limit - len(found), cursor)
         except BadCursor as error:
             raise ApiError.wrong_field("cursor", str(error), "is none that was answered; begin without one") from error
         for name in names:
-            run = c.store.load(name)
+            try:
+                run = c.store.load(name)
+            except Unreadable as error:
+                c.saw(error)
+                unreadable.append(name)
+                continue
             if run is not None and wanted in (None, run.status.value):
                 found.append(views.run_view(run))
         if cursor is None or len(found) >= limit:
-            return {"runs": found, "cursor": cursor}
+            return {"runs": found, "unreadable": unreadable, "cursor": cursor}
 
 
 def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None = None) -> dict[str, Any]:
@@ -173,7 +191,7 @@ def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None =
 def events(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
     _load(c, name)
     cursor = query.get("cursor") or ""
-    if cursor and not all(part.isdigit() for part in cursor.split("#")):
+    if cursor and not _TIMELINE.fullmatch(cursor):
         raise ApiError.wrong_field("cursor", cursor, "is none that was answered; begin without one")
     items, more = c.store.timeline(name, _limit(query), cursor)
     return {"events": [views.event_view(item) for item in items], "cursor": more}
@@ -212,6 +230,6 @@ def _limit(query: Mapping[str, str]) -> int:
     given = query.get("limit")
     if not given:
         return _PAGE
-    if not given.isdigit() or not 1 <= int(given) <= _MOST:
+    if not given.isascii() or not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= _MOST:
         raise ApiError.wrong_field("limit", given, f"must be a whole number from 1 to {_MOST}")
     return int(given)

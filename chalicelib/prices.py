@@ -16,7 +16,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib import asking
-from chalicelib.codec import from_item, to_item
+from chalicelib.codec import Skip, Unreadable, amount, from_item, moment, reading, strict, to_item
 from chalicelib.core.model import Policy
 from chalicelib.price_table import ON_DEMAND_USD_HOUR
 
@@ -45,8 +45,10 @@ class Prices:
         table: str,
         region: str,
         policy: Policy,
+        skip: Skip = strict,
     ) -> None:
-        """`ec2` and `pricing` give clients, when a price is not known yet."""
+        """`ec2` and `pricing` give clients, when a price is not known yet; `skip` is told of prices that can't be read."""
+        self._skip = skip
         self._ec2, self._pricing, self._dynamodb = ec2, pricing, dynamodb
         self._table, self._region, self._policy = table, region, policy
 
@@ -73,18 +75,18 @@ class Prices:
         }
 
     def spot_highest(self, instance_type: str, zone: Zone, start: datetime, end: datetime) -> Decimal | None:
-        """The highest Spot price in force between two times; None when AWS does not say."""
+        """The highest Spot price in force between two times; None when AWS does not say. A price of 0 says nothing."""
         try:
             pages = self._spot_pages([instance_type], start, end, AvailabilityZone=zone)
             found = [Decimal(entry["SpotPrice"]) for page in pages for entry in page["SpotPriceHistory"]]
         except (ClientError, BotoCoreError):
             return None
-        return max(found, default=None)
+        return max((price for price in found if price > 0), default=None)
 
     def on_demand(self, instance_type: str, now: datetime) -> Quote | None:
         """The on-demand price of a type (Linux); None when it is unknown or stale."""
         at, kept = self._cached(f"on_demand#{instance_type}")
-        if at is None or now - at >= _ON_DEMAND_FRESH:
+        if at is None or _EVERYWHERE not in kept or now - at >= _ON_DEMAND_FRESH:
             try:
                 price = self._ask_on_demand(instance_type)
             except (ClientError, BotoCoreError):
@@ -92,7 +94,7 @@ class Prices:
             if price is not None:
                 at, kept = now, {_EVERYWHERE: price}
                 self._keep(f"on_demand#{instance_type}", now, kept)
-        if at is None or now - at > _ON_DEMAND_STALE:
+        if at is None or _EVERYWHERE not in kept or now - at > _ON_DEMAND_STALE:
             return None
         return Quote(kept[_EVERYWHERE], at, "pricing_api")
 
@@ -145,8 +147,14 @@ class Prices:
         item = self._dynamodb.get_item(TableName=self._table, Key=key).get("Item")
         if not item:
             return None, {}
-        values = from_item(item)
-        return datetime.fromisoformat(values["at"]), dict(values["usd_hour"])
+        try:
+            with reading(_KEY, sk):
+                values = from_item(item)
+                kept = {str(zone): amount(values["usd_hour"], zone) for zone in values["usd_hour"]}
+                return moment(values["at"]), kept
+        except Unreadable as error:
+            self._skip(error)  # asked anew, and kept anew
+            return None, {}
 
     def _keep(self, sk: str, at: datetime, usd_hour: dict[Zone, Decimal]) -> None:
         item = {"pk": _KEY, "sk": sk, "at": at.isoformat(), "usd_hour": usd_hour}

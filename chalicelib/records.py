@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from chalicelib.codec import from_item, to_item
+from boto3.dynamodb.types import DYNAMODB_CONTEXT
+
+from chalicelib.codec import Skip, each, from_item, moment, strict, to_item
 from chalicelib.core.model import Run
+
+_DEEPEST = 16  # DynamoDB takes 32 levels, our own around it included
 
 
 class BadCursor(ValueError):
@@ -36,9 +42,11 @@ class Beat:
 
 
 class Records:
-    def __init__(self, client: Any, table: str) -> None:
+    def __init__(self, client: Any, table: str, skip: Skip = strict) -> None:
+        """`skip` is told of each record that can't be read."""
         self._client = client
         self._table = table
+        self._skip = skip
 
     def heard(self, run: str, beat: Beat) -> None:
         given = {"at": beat.at.isoformat(), "phase": beat.phase, "step": beat.step, "commit": beat.commit}
@@ -48,20 +56,7 @@ class Records:
 
     def beats(self, run: str) -> dict[int, Beat]:
         """The last heartbeat of each attempt that sent one."""
-        found = {}
-        for item in self._query(f"RUN#{run}", "BEAT#"):
-            told_at = item.get("checkpoint_at")
-            found[int(item["attempt"])] = Beat(
-                attempt=int(item["attempt"]),
-                at=datetime.fromisoformat(item["at"]),
-                phase=str(item["phase"]),
-                step=int(item["step"]) if item.get("step") is not None else None,
-                metrics=plain_numbers(item.get("metrics")),
-                commit=item.get("commit"),
-                checkpoint=plain_numbers(item.get("checkpoint")),
-                checkpoint_at=datetime.fromisoformat(told_at) if told_at else None,
-            )
-        return found
+        return {beat.attempt: beat for beat in each(self._query(f"RUN#{run}", "BEAT#"), _beat, self._skip)}
 
     def last_beats(self, run: Run) -> dict[int, datetime]:
         return {number: beat.at for number, beat in self.beats(run.name).items()}
@@ -71,7 +66,7 @@ class Records:
         self._put(f"RUN#{run}", f"RESULT#{attempt:04d}", {"attempt": attempt, "at": at.isoformat(), **_stored(results)})
 
     def results(self, run: str) -> dict[int, dict[str, Any]]:
-        return {int(item["attempt"]): plain_numbers(item) for item in self._query(f"RUN#{run}", "RESULT#")}
+        return dict(each(self._query(f"RUN#{run}", "RESULT#"), _left, self._skip))
 
     def runs(self, limit: int, cursor: str | None) -> tuple[list[str], str | None]:
         """Names of runs, newest first, and where to go on; None at the end. Raises BadCursor."""
@@ -85,7 +80,8 @@ class Records:
         if cursor:
             request["ExclusiveStartKey"] = to_item({"pk": "RUNS", "sk": _decoded(cursor)})
         answer = self._client.query(**request)
-        names = [str(from_item(item)["run"]) for item in answer["Items"]]
+        # The key has the name, too, and a key can't be anything but text.
+        names = [str(from_item(item)["sk"]).partition("#")[2] for item in answer["Items"]]
         last = answer.get("LastEvaluatedKey")
         return names, _encoded(from_item(last)["sk"]) if last else None
 
@@ -108,6 +104,32 @@ def listing(run: Run) -> dict[str, Any]:
     return {"pk": "RUNS", "sk": f"{run.created_at.isoformat()}#{run.name}", "run": run.name}
 
 
+def _beat(item: dict[str, Any]) -> Beat:
+    told_at = item.get("checkpoint_at")
+    return Beat(
+        attempt=int(item["attempt"]),
+        at=moment(item["at"]),
+        phase=str(item["phase"]),
+        step=int(item["step"]) if item.get("step") is not None else None,
+        metrics=_mapping(item.get("metrics")),
+        commit=item.get("commit"),
+        checkpoint=_mapping(item.get("checkpoint")),
+        checkpoint_at=moment(told_at) if told_at else None,
+    )
+
+
+def _left(item: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    _mapping(item.get("metrics"))
+    return int(item["attempt"]), plain_numbers({**item, "prefix": str(item["prefix"])})
+
+
+def _mapping(value: Any) -> Mapping[str, Any] | None:
+    """Raises TypeError for what is neither a mapping nor nothing."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{value!r} is no mapping")
+    return plain_numbers(value)  # type: ignore[no-any-return]
+
+
 def _encoded(sk: str) -> str:
     return base64.urlsafe_b64encode(sk.encode()).decode()
 
@@ -121,14 +143,21 @@ def _decoded(cursor: str) -> str:
     return sk
 
 
-def _stored(value: Any) -> Any:
-    """DynamoDB has no binary fractions: a float is kept as the shortest decimal that names it."""
-    if isinstance(value, float):
-        return Decimal(repr(value)) if value == value and abs(value) < 1e120 else repr(value)
+def _stored(value: Any, depth: int = _DEEPEST) -> Any:
+    """DynamoDB has no binary fractions: a float is kept as the shortest decimal that names it, and what is beyond its
+    numbers, or nested too deep, as text. A name has one character at least.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return DYNAMODB_CONTEXT.create_decimal(repr(value)) if math.isfinite(value) else repr(value)
+        except (ArithmeticError, OverflowError):
+            return repr(value)
+    if isinstance(value, Mapping | list | tuple) and not depth:
+        return json.dumps(value)
     if isinstance(value, Mapping):
-        return {str(k): _stored(v) for k, v in value.items()}
+        return {str(k) or "(empty)": _stored(v, depth - 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_stored(v) for v in value]
+        return [_stored(v, depth - 1) for v in value]
     return value
 
 

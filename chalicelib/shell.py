@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -39,6 +39,27 @@ class Watchdog(Protocol):
     def clear(self, instance_id: str) -> None: ...
 
 
+class Observer(Protocol):
+    """Is told of what comes about and has no say in it; `chalicelib.telemetry.Telemetry` is the real one."""
+
+    def concerns(self, run: str) -> None: ...
+    def changed(self, before: Run, after: Run, now: datetime) -> None: ...
+    def refused(self, run: Run, which: str) -> None: ...
+
+
+class Nobody:
+    """Watches nothing."""
+
+    def concerns(self, run: str) -> None:
+        return None
+
+    def changed(self, before: Run, after: Run, now: datetime) -> None:
+        return None
+
+    def refused(self, run: Run, which: str) -> None:
+        return None
+
+
 Given = ev.Event | Callable[[Run], ev.Event | None]
 
 
@@ -50,11 +71,15 @@ class Shell:
     clock: Callable[[], datetime]
     meter: Meter
     watchdog: Watchdog
+    observer: Observer = field(default_factory=Nobody)
 
     def on_instance(self, event: ev.Warned | ev.InstanceState) -> Run | None:
         """An event about an instance: one read when it is not ours."""
         name = self.store.run_on(event.instance_id)
-        return self.tell(name, event) if name else None
+        if name is None:
+            return None
+        self.observer.concerns(name)
+        return self.tell(name, event)
 
     def tell(self, name: str, event: Given) -> Run | None:
         """Let a run know. Gives the run after everything that followed at once; None when there is no such run.
@@ -96,6 +121,7 @@ class Shell:
                 with suppress(Conflict):
                     return self._save(before, outcome.run, now), outcome.commands
             except OverLimit as refusal:
+                self.observer.refused(before, refusal.which)
                 if isinstance(event, ev.Renewed):
                     raise  # nothing was launched for it: the lease it has stands
                 refused = decide(outcome.run, _over_limit(outcome.run, refusal), now, self.policy).run
@@ -105,7 +131,9 @@ class Shell:
         raise Conflict(name)
 
     def _save(self, before: Run, after: Run, now: datetime) -> Run:
-        return self.store.save(before, after, now, self.policy, notes(before, after), news(before, after))
+        saved = self.store.save(before, after, now, self.policy, notes(before, after), news(before, after))
+        self.observer.changed(before, saved, now)
+        return saved
 
     def _perform(self, run: Run, command: ev.Command) -> ev.Event | None:
         """Do it, and say what came of it; None when that is not known yet."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from dacite import from_dict
 
-from chalicelib.codec import CONFIG, plain, to_item
+from chalicelib.codec import CONFIG, Skip, Unreadable, plain, reading, strict, to_item
 from chalicelib.core.model import Policy
 from chalicelib.core.money import ZERO
 from chalicelib.core.storage import Stored, due, measured, within
@@ -30,14 +30,19 @@ class _Scan:
 
 
 class Storage:
-    def __init__(self, ledger: Ledger, client: Any, table: str, s3: Callable[[], Any], bucket: str) -> None:
+    def __init__(
+        self, ledger: Ledger, client: Any, table: str, s3: Callable[[], Any], bucket: str, skip: Skip = strict
+    ) -> None:
+        """`skip` is told of a measurement under way that can't be read."""
+        self._skip = skip
         self._ledger, self._client, self._table = ledger, client, table
         self._s3, self._bucket = s3, bucket
 
     def stored(self) -> Stored | None:
-        """The newest account there is."""
+        """The newest account there is. Raises Unreadable: what it holds of the month's money stays as it is."""
         item = self._ledger.get("STORAGE", "NEWEST")
-        return from_dict(Stored, item["stored"], CONFIG) if item else None
+        with reading("STORAGE", "NEWEST"):
+            return from_dict(Stored, item["stored"], CONFIG) if item else None
 
     def keep(self, now: datetime, live: int, policy: Policy) -> Stored | None:
         """Measure when it is time and write what it costs. Gives the account when it was written, else None."""
@@ -58,7 +63,7 @@ class Storage:
 
     def _measure(self) -> int | None:
         item = self._ledger.get("STORAGE", "SCAN")
-        scan = from_dict(_Scan, item["scan"], CONFIG) if item else _Scan()
+        scan = self._scan(item)
         markers: dict[str, str] = {}
         if scan.key:
             markers = {"KeyMarker": scan.key, "VersionIdMarker": scan.version}
@@ -75,6 +80,15 @@ class Storage:
         put = {"pk": "STORAGE", "sk": "SCAN", "scan": plain(reached)}
         self._client.put_item(TableName=self._table, Item=to_item(put))
         return None
+
+    def _scan(self, item: dict[str, Any] | None) -> _Scan:
+        """Where the measurement under way is; one that can't be read begins anew."""
+        try:
+            with reading("STORAGE", "SCAN"):
+                return from_dict(_Scan, item["scan"], CONFIG) if item else _Scan()
+        except Unreadable as error:
+            self._skip(error)
+            return _Scan()
 
     def _unfinished(self) -> int:
         """Bytes of uploads that were begun and not completed: they are charged, and no list of objects has them."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from chalicelib.codec import from_item, plain, run_from, to_item
+from chalicelib.codec import Skip, each, from_item, moment, plain, reading, run_from, strict, to_item
 from chalicelib.core.events import Note
 from chalicelib.core.ledger import line_changes, movements
 from chalicelib.core.model import Policy, Run
@@ -50,13 +50,21 @@ class OverLimit(Exception):
 
 class Store:
     def __init__(
-        self, client: Any, table: str, limit_usd: Decimal, pause: Callable[[float], None] = time.sleep
+        self,
+        client: Any,
+        table: str,
+        limit_usd: Decimal,
+        pause: Callable[[float], None] = time.sleep,
+        skip: Skip = strict,
     ) -> None:
-        """`limit_usd` is the monthly limit while nobody has set another; `pause` sleeps seconds."""
+        """`limit_usd` is the monthly limit while nobody has set another; `pause` sleeps seconds; `skip` is told of each
+        line that can't be read.
+        """
         self._client = client
         self._table = table
         self._pause = pause
-        self.ledger = Ledger(client, table, limit_usd)
+        self._skip = skip
+        self.ledger = Ledger(client, table, limit_usd, skip)
 
     def create(self, run: Run, spec: dict[str, Any], spec_hash: str) -> Run:
         """Save a new run with its spec; both or neither. Raises Exists."""
@@ -77,18 +85,22 @@ class Store:
         return run
 
     def load(self, name: str) -> Run | None:
+        """Raises Unreadable."""
         item = self.ledger.get(f"RUN#{name}", "RUN")
-        return run_from(item["run"]) if item else None
+        with reading(f"RUN#{name}", "RUN"):
+            return run_from(item, name) if item else None
 
     def spec(self, name: str) -> tuple[dict[str, Any], str] | None:
-        """The spec as submitted and its hash."""
+        """The spec as submitted and its hash. Raises Unreadable."""
         item = self.ledger.get(f"RUN#{name}", "SPEC")
-        return (json.loads(item["spec"]), str(item["hash"])) if item else None
+        with reading(f"RUN#{name}", "SPEC"):
+            return (dict(json.loads(item["spec"])), str(item["hash"])) if item else None
 
     def run_on(self, instance_id: str) -> str | None:
-        """The name of the run whose attempt has this instance; None when it is not ours."""
+        """The name of the run whose attempt has this instance; None when it is not ours. Raises Unreadable."""
         item = self.ledger.get(f"INSTANCE#{instance_id}", "INSTANCE")
-        return str(item["run"]) if item else None
+        with reading(f"INSTANCE#{instance_id}", "INSTANCE"):
+            return str(item["run"]) if item else None
 
     def save(
         self,
@@ -160,9 +172,10 @@ class Store:
             ConsistentRead=True,
             Limit=limit,
         )
-        items = [from_item(i) for i in answer["Items"]]
-        more = "LastEvaluatedKey" in answer and items
-        return items, str(items[-1]["sk"]).removeprefix("EVENT#") if more else None
+        found = [from_item(i) for i in answer["Items"]]
+        more = "LastEvaluatedKey" in answer and found
+        items = list(each(found, _noted, self._skip))
+        return items, str(found[-1]["sk"]).removeprefix("EVENT#") if more else None
 
     def _put(self, values: dict[str, Any], condition: str | None = None) -> dict[str, Any]:
         put: dict[str, Any] = {"TableName": self._table, "Item": to_item(values)}
@@ -197,6 +210,13 @@ class Store:
             )
             for n, note in enumerate(notes)
         ]
+
+
+def _noted(item: dict[str, Any]) -> dict[str, Any]:
+    number = item.get("attempt")
+    text = {name: str(item[name]) for name in ("status", "reason", "message")}
+    at = moment(item["at"]).isoformat()
+    return {"sk": item["sk"], "at": at, **text, "attempt": int(number) if number is not None else None}
 
 
 def _failed(error: ClientError, code: str) -> list[int]:

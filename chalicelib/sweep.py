@@ -2,7 +2,8 @@
 
 EC2 is listed first, then it looks at each run with something left to do: deadlines, launches without an answer, instances gone
 or silent; last, instances of ours that no run accounts for. An instance is ended only after a consistent read of its run.
-One run that cannot be read or saved never keeps the others waiting: the pass goes on and raises at its end.
+One run that cannot be read or saved never keeps the others waiting: the pass goes on and raises at its end. What can't be read
+is no failure of the pass, which would go on failing until a person has mended it: it is told apart.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from chalicelib.codec import Unreadable
 from chalicelib.core import events as ev
 from chalicelib.core.model import Attempt, Phase, Policy, Run, Status
 from chalicelib.core.news import Kind, News
@@ -44,17 +46,20 @@ class SweepFailed(Exception):
 
 @dataclass
 class Report:
-    """What one pass found and did. `waiting` are runs that go on when there is money."""
+    """What one pass found and did. `waiting` are runs that go on when there is money; `about` has the log's keys of what
+    has failed."""
 
     runs: int = 0
     instances: int = 0
     strays: list[str] = field(default_factory=list)
     waiting: list[Run] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    about: dict[str, dict[str, str]] = field(default_factory=dict)
+    unreadable: list[Unreadable] = field(default_factory=list)
 
-    def kept(self, what: str) -> _Kept:
-        """Keep an error of this part for the end of the pass."""
-        return _Kept(self, what)
+    def kept(self, what: str, **about: str) -> _Kept:
+        """Keep an error of this part for the end of the pass; `about` names the run or the instance it concerns."""
+        return _Kept(self, what, about)
 
     def check(self) -> None:
         """Raises SweepFailed when a part of the pass has failed."""
@@ -63,14 +68,18 @@ class Report:
 
 
 class _Kept:
-    def __init__(self, report: Report, what: str) -> None:
-        self._report, self._what = report, what
+    def __init__(self, report: Report, what: str, about: dict[str, str]) -> None:
+        self._report, self._what, self._about = report, what, about
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Unreadable):
+            self._report.unreadable.append(error)
+            return True
         if isinstance(error, Exception):
+            self._report.about[self._what] = self._about
             self._report.failed[self._what] = f"{type(error).__name__}: {error}"
             return True
         return False
@@ -82,11 +91,11 @@ def sweep(shell: Shell, names: Iterable[str], instances: list[Instance], around:
     by_id = {i.instance_id: i for i in instances}
     for name in names:
         report.runs += 1
-        with report.kept(name):
+        with report.kept(name, run=name):
             _look_after(shell, name, by_id, around, now, report)
     for instance in instances:
         if instance.costs and not instance.protected:
-            with report.kept(instance.instance_id):
+            with report.kept(instance.instance_id, run=instance.run, instance_id=instance.instance_id):
                 _account_for(shell, instance, around, report, now)
     return report
 

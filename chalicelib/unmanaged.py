@@ -15,7 +15,7 @@ from typing import Any
 
 from dacite import from_dict
 
-from chalicelib.codec import CONFIG, plain, to_item
+from chalicelib.codec import CONFIG, Skip, Unreadable, plain, reading, strict, to_item
 from chalicelib.core import calendar
 from chalicelib.core.model import Policy
 from chalicelib.core.money import ZERO, cost
@@ -106,13 +106,27 @@ def _seen(running: Iterable[Instance]) -> str:
 
 
 class Unmanaged:
-    def __init__(self, ledger: Ledger, client: Any, table: str, price: Callable[[str], Decimal | None]) -> None:
-        """`price` estimates an hour of an instance type."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: Any,
+        table: str,
+        price: Callable[[str], Decimal | None],
+        skip: Skip = strict,
+    ) -> None:
+        """`price` estimates an hour of an instance type; `skip` is told of a report that can't be read."""
+        self._skip = skip
         self._ledger, self._client, self._table, self._price = ledger, client, table, price
 
     def report(self) -> Report | None:
+        """The newest; one that can't be read is as good as none, and is soon written anew."""
         item = self._ledger.get("UNMANAGED", "REPORT")
-        return from_dict(Report, item["report"], CONFIG) if item else None
+        try:
+            with reading("UNMANAGED", "REPORT"):
+                return from_dict(Report, item["report"], CONFIG) if item else None
+        except Unreadable as error:
+            self._skip(error)
+            return None
 
     def keep(self, running: list[Instance], now: datetime, policy: Policy) -> Report | None:
         """Bring the figures up to date; an account with nothing else in it costs no write."""

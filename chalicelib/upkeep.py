@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from chalicelib import housekeeping
+from chalicelib.codec import reading
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
@@ -33,7 +34,11 @@ def whole_pass(c: Controller) -> Report:
     housekeeping.before_runs(c, sum(i.costs for i in listed.ours), before, now)
     report = sweep(c.shell, names, listed.ours, Upkeep(c), now)
     report.failed.update(before.failed)
+    report.unreadable += before.unreadable
     housekeeping.after_runs(c, listed.others, report, now)
+    for error in report.unreadable:
+        with report.kept(error.what):
+            c.saw(error)
     c.idle_since = now if idle and not report.failed else None
     return report
 
@@ -62,7 +67,9 @@ class Upkeep:
             return
         found = self._c.store.spec(run.name)
         if found:
-            self._c.bucket.prune(run, int(found[0]["checkpoint"]["keep"]))
+            with reading(f"RUN#{run.name}", "SPEC"):
+                keep = int(found[0]["checkpoint"]["keep"])
+            self._c.bucket.prune(run, keep)
 
     def _heard(self, run: Run) -> dict[int, Beat]:
         if not run.live:

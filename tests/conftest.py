@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +14,7 @@ from moto import mock_aws
 from chalicelib.store import Store
 from spotrelay.rehearsal.stage import Stage
 from tests.deployed import FOREVER_S, Deployed
-from tests.hooks import aws
+from tests.hooks import SESSION, aws
 
 TABLE = "spot-relay-test"
 # What the random worlds tried, summed over the session and printed at its end.
@@ -60,6 +60,16 @@ def make_table(client: Any) -> None:
             }
         ],
     )
+
+
+@pytest.fixture(name="aws")
+def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Makes clients of moto's account, as the laptop's commands are given them."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    with mock_aws():
+        yield SESSION.client
 
 
 @pytest.fixture(scope="session")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
 from botocore.exceptions import ClientError
 
+from chalicelib import people
 from chalicelib.acts import Acts
+from chalicelib.contracts.api import EventList
+from chalicelib.core import events as ev
 from chalicelib.core.news import Kind, News
 from chalicelib.outbox import Outbox
 from chalicelib.store import Store
 from tests.conftest import TABLE
 from tests.core_world import START, new_run
 from tests.hooks import answers, cancelled
+from tests.test_whole_pass import House
 
 STRAY = News(Kind.ENDED, "Spot Relay: a stray is ended", "The instance i-1 is ended: nobody has it.", "cloud_prod_001")
 
@@ -76,3 +81,26 @@ def test_acts_are_kept_ninety_days(acts: Acts, store: Store) -> None:
     item = store.ledger.get("ACTS", "i-1")
     assert item
     assert item["expires"] == int((START + timedelta(days=90)).timestamp())
+
+
+def test_a_runs_events_show_what_the_sweep_did_to_its_instance(store: Store) -> None:
+    house = House()
+    run = house.c.store.create(new_run(), {}, "hash")
+    house.c.shell.tell(run.name, ev.CancelAsked("me"))
+    twin = house.instance(stage="test", run=run.name, attempt="1")
+    assert house.sweep(timedelta(minutes=2)).strays == [twin]
+    house.sweep().check()
+    shown = EventList.model_validate(json.loads(json.dumps(people.events(house.c, run.name, {}))))
+    assert [(e.reason, e.message, e.at) for e in shown.events][-2:] == [
+        ("user", "Cancelled by request.", START),
+        ("stray", f"The instance {twin} is ended: no live attempt of {run.name} has it.", START + timedelta(minutes=2)),
+    ]
+    assert [act["run"] for act in house.c.acts.recent()] == [run.name]
+    paged, query = [], {"limit": "1"}
+    while True:
+        page = people.events(house.c, run.name, query)
+        paged += page["events"]
+        if page["cursor"] is None:
+            break
+        query = {"limit": "1", "cursor": page["cursor"]}
+    assert paged == people.events(house.c, run.name, {})["events"], "each line once, page by page"

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from chalicelib import money, people
-from chalicelib.contracts import api
-from chalicelib.contracts.api import BudgetChange
+from chalicelib.contracts.money import Budget, BudgetChange, LedgerView, Plan
 from chalicelib.core import events as ev
 from chalicelib.store import Store
 from tests.conftest import TABLE
@@ -27,7 +26,7 @@ def stage(store: Store) -> Deployed:
 
 def plan(stage: Deployed, **changes: Any) -> dict[str, Any]:
     answer = people.plan(stage.c, {**SPEC, **changes})
-    api.Plan.model_validate(json.loads(json.dumps(answer)))
+    Plan.model_validate(json.loads(json.dumps(answer)))
     return answer
 
 
@@ -135,7 +134,7 @@ def test_a_limit_below_what_is_held_is_refused_with_the_numbers(stage: Deployed)
 
 def test_a_changed_limit_is_an_act_and_the_budget_shows_it(stage: Deployed) -> None:
     answer = set_limit(stage, "25")
-    api.Budget.model_validate(json.loads(json.dumps(answer)))
+    Budget.model_validate(json.loads(json.dumps(answer)))
     assert answer["limit_usd"] == "25.000000"
     assert "is 25.00 USD, was 20.00" in answer["acts"][0]["message"]
 
@@ -144,7 +143,7 @@ def test_the_ledger_shows_what_was_settled_and_from_which_price(stage: Deployed)
     stage.training()
     stage.c.shell.on_instance(ev.InstanceState("i-00000001", "terminated"))
     shown = people.ledger(stage.c, SPEC["name"])
-    api.LedgerView.model_validate(json.loads(json.dumps(shown)))
+    LedgerView.model_validate(json.loads(json.dumps(shown)))
     settled = [line for line in shown["lines"] if line["entry"] == "settled"]
     assert [(line["source"], line["seconds"]) for line in settled] == [("spot_history", 60.0)]
     assert settled[0]["rates_usd_hour"] == {"instance": "0.068", "disk": "0.005556", "address": "0.005"}

@@ -77,6 +77,14 @@ def test_what_ignores_the_signal_is_killed(start):
     assert job.exit_code == 128 + signal.SIGKILL
 
 
+def test_a_file_names_its_process_group_while_anything_of_it_lives(start, tmp_path):
+    mark = tmp_path / "state/trainer"
+    job = start(["/bin/sh", "-c", "sleep 0.5 & exit 0"], mark=mark)
+    assert os.getpgid(int(mark.read_text())) == int(mark.read_text())
+    assert job.wait(10)
+    assert not mark.exists()
+
+
 def test_an_exit_code_is_kept(start):
     job = start(["/bin/sh", "-c", "exit 7"])
     assert job.wait(5)

@@ -171,6 +171,21 @@ def test_an_agent_that_breaks_is_reported(boot):
     assert calls[-1] == "shutdown -P now"
 
 
+def test_the_trainer_of_an_agent_that_was_killed_is_ended_before_anything_else(boot, tmp_path):
+    code = """
+import os, pathlib, signal, subprocess
+trainer = subprocess.Popen(["sleep", "600"], start_new_session=True)
+root = pathlib.Path(os.environ["SPOT_RELAY_ROOT"])
+(root / "opt/spot-relay/trainer").write_text(f"{trainer.pid}")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    cloud, _, calls = boot(agent=agent_zip(code))
+    trainer = Path("/proc", (tmp_path / "root/opt/spot-relay/trainer").read_text(), "stat")
+    assert not trainer.exists() or trainer.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert "ended with code 137" in cloud.exits[0]["message"]
+    assert calls[-1] == "shutdown -P now"
+
+
 def test_requests_are_signed_and_no_secret_is_in_argv(boot, tmp_path):
     cloud, done, _ = boot(agent=agent_zip("raise SystemExit(3)"))
     for path, service in (

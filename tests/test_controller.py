@@ -16,6 +16,7 @@ from chalicelib import agents, money, people
 from chalicelib.contracts import api
 from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.money import Budget
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.pools import Priced
@@ -234,7 +235,7 @@ def test_what_does_not_exist_is_404(stage: Deployed) -> None:
 def test_the_budget_shows_what_a_run_holds(stage: Deployed) -> None:
     stage.submit()
     shown = money.budget(stage.c)
-    api.Budget.model_validate(shown)
+    Budget.model_validate(shown)
     assert Decimal(shown["reserved_usd"]) > 0
     assert Decimal(shown["free_usd"]) + Decimal(shown["reserved_usd"]) == Decimal(shown["limit_usd"])
     assert shown["runs"][0]["reserved_usd"] == shown["reserved_usd"]

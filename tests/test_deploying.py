@@ -5,30 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from spotrelay import deploying
-from spotrelay.deploying import ROOT, DeployError
+from spotrelay.deploying import ROOT, DeployError, template
 
-
-class _Cfn(yaml.SafeLoader):
-    """CloudFormation's short forms (!Ref, !Sub…) as {tag: value}."""
-
-
-def _short(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> dict[str, Any]:
-    if isinstance(node, yaml.ScalarNode):
-        return {tag: loader.construct_scalar(node)}
-    if isinstance(node, yaml.SequenceNode):
-        return {tag: loader.construct_sequence(node, deep=True)}
-    assert isinstance(node, yaml.MappingNode)
-    return {tag: loader.construct_mapping(node, deep=True)}
-
-
-_Cfn.add_multi_constructor("!", _short)
-TEMPLATE = yaml.load((ROOT / ".chalice/resources.yaml").read_text(), Loader=_Cfn)
+TEMPLATE = template.load()
 PROPERTIES = {name: resource["Properties"] for name, resource in TEMPLATE["Resources"].items()}
 
 
@@ -73,7 +56,7 @@ def test_an_instance_may_fetch_the_agent_and_call_the_agents_routes_and_nothing_
         "FetchTheAgent": "s3:GetObject",
         "CallTheAgentsRoutes": "execute-api:Invoke",
     }
-    assert statements[1]["Resource"]["Sub"].endswith("/POST/attempts/*")
+    assert statements[1]["Resource"]["Fn::Sub"].endswith("/POST/attempts/*")
 
 
 def test_every_output_is_one_the_deployment_reads() -> None:

@@ -37,6 +37,7 @@ env > "$HOME/env"
 setsid sleep 600 &
 env -i /bin/sleep 601 &
 env -i SPOT_RELAY_ROOT="$SPOT_RELAY_ROOT" setsid -f sleep 602
+env -i HOME="$HOME" setsid -f sleep 603
 echo "the console"
 while sleep 0.05; do
     if [ -e "$HOME/do" ]; then mv "$HOME/do" "$HOME/doing"; . "$HOME/doing"; touch "$HOME/done"; fi

@@ -11,9 +11,9 @@ import pytest
 
 from chalicelib import admission, people
 from chalicelib.admission import Facts, Judgement
-from chalicelib.contracts import api
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.money import Plan
 from chalicelib.core import calendar, leases
 from chalicelib.pools import Priced, PriceUnknown
 from chalicelib.prices import Quote
@@ -160,7 +160,7 @@ class Asked(Deployed):
 
     def plan(self, **changes: Any) -> dict[str, Any]:
         answer = people.plan(self.c, {**SPEC, **changes})
-        api.Plan.model_validate(json.loads(json.dumps(answer)))
+        Plan.model_validate(json.loads(json.dumps(answer)))
         return answer
 
 

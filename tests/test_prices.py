@@ -186,7 +186,9 @@ def test_the_highest_price_of_a_span_is_what_counts(market: Market) -> None:
     assert market.make().spot_highest(KIND, ZONE, START, START + HOUR) == Decimal("0.081")
 
 
-@pytest.mark.parametrize("answer", [history(), "RequestLimitExceeded"], ids=str)
+@pytest.mark.parametrize(
+    "answer", [history(), history((KIND, ZONE, "0.000000")), "RequestLimitExceeded", "InvalidParameterValue"], ids=str
+)
 def test_a_span_that_aws_does_not_price_has_none(market: Market, answer: Answer) -> None:
     market.spot(answer)
     assert market.make().spot_highest(KIND, ZONE, START, START + HOUR) is None

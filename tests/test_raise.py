@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from chalicelib import housekeeping, money
-from chalicelib.contracts.api import BudgetChange
+from chalicelib.contracts.money import BudgetChange
 from chalicelib.core.model import Run, Status
 from chalicelib.core.resuming import first_lease, to_resume
 from chalicelib.store import Store

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from chalicelib import views
-from chalicelib.contracts.api import UnmanagedMoney
+from chalicelib.contracts.money import UnmanagedMoney
 from chalicelib.instances import Instance, list_instances
 from chalicelib.store import Store
 from chalicelib.unmanaged import NAMED, Report, Unmanaged, spent

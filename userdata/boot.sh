@@ -59,9 +59,16 @@ report() {
     "$api/attempts/$run/$attempt/exit"
 }
 
+# An agent that was killed leaves its trainer behind: what it trains from now on nobody would publish.
+stop_training() {
+  local leader
+  leader="$(cat "$root/opt/spot-relay/trainer" 2>/dev/null)" && [ -n "$leader" ] && kill -KILL -- "-$leader"
+}
+
 fail() {
   trap - ERR EXIT
   set +e
+  stop_training
   local message="The boot script failed while $step${detail:+: $detail}."
   say "$message"
   if [ -n "$api" ] && [ -n "$run" ] && [ -n "$attempt" ]; then

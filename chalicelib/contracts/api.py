@@ -1,4 +1,4 @@
-"""The shapes of the API's requests and answers. Money is decimal text in USD, times are ISO 8601 in UTC."""
+"""The shapes of the API's requests and answers; those about money are in `money`. Times are ISO 8601 in UTC."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ ExitReason = Literal[
 ]
 
 
-class _Request(BaseModel):
+class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # -- errors --------------------------------------------------------------------------------------------------------------
 
 
-class WrongField(_Answer):
+class WrongField(Answer):
     field: str
     value: Any
     message: str
@@ -71,14 +71,14 @@ class ErrorDetail(BaseModel):
     fields: list[WrongField]
 
 
-class ErrorBody(_Answer):
+class ErrorBody(Answer):
     error: ErrorDetail
 
 
 # -- people --------------------------------------------------------------------------------------------------------------
 
 
-class AttemptView(_Answer):
+class AttemptView(Answer):
     attempt: int
     phase: str
     instance_id: str | None
@@ -94,14 +94,14 @@ class AttemptView(_Answer):
     reserved_usd: Usd
 
 
-class LimitsView(_Answer):
+class LimitsView(Answer):
     cost_usd: Usd
     duration_s: int
     attempts: int
     attempts_without_progress: int
 
 
-class RunView(_Answer):
+class RunView(Answer):
     """`spec`, `metrics`, `commit` and the last heartbeat are given with a single run only."""
 
     name: str
@@ -125,12 +125,15 @@ class RunView(_Answer):
     spec: dict[str, Any] | None
 
 
-class RunList(_Answer):
+class RunList(Answer):
+    """`unreadable` are names of runs whose record can't be read, whatever their status."""
+
     runs: list[RunView]
+    unreadable: list[str]
     cursor: str | None
 
 
-class EventView(_Answer):
+class EventView(Answer):
     at: datetime
     status: str
     reason: str
@@ -138,202 +141,64 @@ class EventView(_Answer):
     attempt: int | None
 
 
-class EventList(_Answer):
+class EventList(Answer):
     events: list[EventView]
     cursor: str | None
 
 
-class CheckpointView(_Answer):
+class CheckpointView(Answer):
     attempt: int
     step: int
     prefix: str
     counts: bool
 
 
-class CheckpointList(_Answer):
+class CheckpointList(Answer):
     checkpoints: list[CheckpointView]
 
 
-class RunMoney(_Answer):
-    run: str
-    settled_usd: Usd
-    reserved_usd: Usd
-
-
-class StorageMoney(_Answer):
-    """What the bucket costs this month: settled by the day, reserved until the month's end. `short_usd` of it found no money
-    in the month: nothing else gets any before."""
-
-    bytes: int
-    settled_usd: Usd
-    reserved_usd: Usd
-    short_usd: Usd
-    measured_at: datetime
-
-
-class ForeignInstance(_Answer):
-    instance_id: str
-    instance_type: str
-    launched_at: datetime
-    protected: bool
-    usd_hour: Usd | None
-    usd: Usd
-
-
-class UnmanagedMoney(_Answer):
-    """Estimated spend of this month's instances that are not ours. `guard: account` ends them.
-
-    `instances` are the dearest that run; `unnamed` says how many more run, and `unnamed_usd` what these have cost. `usd` has all,
-    those that are gone included.
-    """
-
-    guard: Literal["own", "account"]
-    usd: Usd
-    instances: list[ForeignInstance]
-    unnamed: int
-    unnamed_usd: Usd
-
-
-class Act(_Answer):
-    at: datetime
-    kind: str
-    message: str
-    run: str | None
-
-
-class Budget(_Answer):
-    """`forecast_usd`: what the month will have cost if what runs goes on."""
-
-    month: str
-    turns_at: datetime
-    limit_usd: Usd
-    settled_usd: Usd
-    reserved_usd: Usd
-    free_usd: Usd
-    forecast_usd: Usd
-    runs: list[RunMoney]
-    storage: StorageMoney | None
-    unmanaged: UnmanagedMoney
-    acts: list[Act]
-
-
-class BudgetChange(_Request):
-    """`limit_usd` is the limit of this month and of all to come."""
-
-    limit_usd: Annotated[Decimal, BeforeValidator(money)]
-
-
-class ResumeRequest(_Request):
+class ResumeRequest(Request):
     """`cost_usd` raises limits.cost_usd."""
 
     cost_usd: Annotated[Decimal, BeforeValidator(money)] | None = None
 
 
-class RatesView(_Answer):
-    """USD per hour."""
-
-    instance: Usd
-    disk: Usd
-    address: Usd
-
-
-class LineView(_Answer):
-    """A lease as the ledger has it. While it is reserved there are no rates: `usd` is at the price cap."""
-
-    entry: Literal["reserved", "settled", "credit"]
-    attempt: int
-    seq: int
-    pool: str | None
-    start: datetime
-    end: datetime
-    seconds: float
-    rates_usd_hour: RatesView | None
-    source: str | None
-    usd: Usd
-
-
-class LedgerView(_Answer):
-    run: str
-    free_usd: Usd
-    reserved_usd: Usd
-    settled_usd: Usd
-    lines: list[LineView]
-
-
-class PlannedCost(_Answer):
-    first_lease_usd: Usd
-    hourly_usd: Usd
-    hourly_at_cap_usd: Usd
-    expected_usd: Usd
-    expected_hours: str
-    limit_usd: Usd
-    month: str
-    account: dict[str, Usd]
-    month_covers_hours: str
-
-
-class PlannedPool(_Answer):
-    pool: str
-    usd_hour: Usd
-    cap_usd_hour: Usd
-    source: str
-    at: datetime
-
-
-class PlannedQuota(_Answer):
-    """vCPU. `overlap`: whether a replacement can start while its predecessor is there; None: AWS does not say."""
-
-    vcpus: int | None
-    needs: int | None
-    overlap: bool | None
-
-
-class Plan(_Answer):
-    run: str
-    would: Literal["launch", "queue", "refuse", "nothing"]
-    message: str
-    warnings: list[str]
-    cost: PlannedCost
-    pools: list[PlannedPool]
-    quota: PlannedQuota
-
-
 # -- agents --------------------------------------------------------------------------------------------------------------
 
 
-class CheckpointRef(_Request):
+class CheckpointRef(Request):
     attempt: AttemptNumber
     step: StepNumber
 
 
-class ClaimRequest(_Request):
+class ClaimRequest(Request):
     """`ready`: could restore at once. `torn`: checkpoints that were offered and are not whole."""
 
     ready: bool
     torn: Annotated[list[CheckpointRef], Field(max_length=100)] = []
 
 
-class Credentials(_Answer):
+class Credentials(Answer):
     access_key_id: str
     secret_access_key: str
     session_token: str
     expiration: datetime
 
 
-class SecretNames(_Answer):
+class SecretNames(Answer):
     """Names of SSM parameters, never values."""
 
     token: str | None
     env: dict[str, str]
 
 
-class _Leased(_Answer):
+class _Leased(Answer):
     lease_end: datetime | None = None
     lease_s: float | None = None
     heartbeat_s: float | None = None
 
 
-class Offered(_Answer):
+class Offered(Answer):
     attempt: int
     step: int
     prefix: str
@@ -361,13 +226,13 @@ class ClaimAnswer(_Leased):
     older: list[Offered] = []
 
 
-class PublishedCheckpoint(_Request):
+class PublishedCheckpoint(Request):
     step: StepNumber
     bytes: Annotated[int, Field(ge=0)]
     final: bool = False
 
 
-class HeartbeatRequest(_Request):
+class HeartbeatRequest(Request):
     """`lease_end` is the lease the agent knows of; when it is not the one that stands, credentials come with the answer."""
 
     phase: AgentPhase
@@ -386,14 +251,14 @@ class HeartbeatAnswer(_Leased):
     credentials: Credentials | None = None
 
 
-class ExitResults(_Request):
+class ExitResults(Request):
     prefix: Annotated[str, Field(max_length=1024)]
     metrics: Metrics | None = None
     found: Annotated[list[str], Field(max_length=1000)] = []
     missing: Annotated[list[str], Field(max_length=1000)] = []
 
 
-class ExitRequest(_Request):
+class ExitRequest(Request):
     code: Annotated[int, Field(ge=-1000, le=1000)] | None = None
     reason: ExitReason
     message: Message
@@ -402,7 +267,7 @@ class ExitRequest(_Request):
     results: ExitResults | None = None
 
 
-class ExitAnswer(_Answer):
+class ExitAnswer(Answer):
     """`linger_s`: how long to wait for EC2 to end the instance before powering off."""
 
     linger_s: float

@@ -37,3 +37,9 @@ class ApiError(Exception):
     def bad_spec(cls, error: SpecError) -> ApiError:
         """A spec with wrong fields, all of them named."""
         return cls(400, "bad_spec", str(error), [f.as_dict() for f in error.fields])
+
+    @classmethod
+    def unreadable(cls, record: str, status: int) -> ApiError:
+        """What was asked for rests on a record that can't be read; why is in the log and not for everybody."""
+        message = f"The record {record} can't be read, so that nothing is said or done that rests on it; its cause was logged."
+        return cls(status, "unreadable", message)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from chalicelib.contracts import api
+from chalicelib.contracts import api, money
 from chalicelib.contracts.spec import RunSpec
 
 VERSION = "0.1.0"
@@ -19,11 +19,12 @@ _STATUS = {
     402: "The money does not cover it; the numbers are in the answer.",
     403: "Not signed, or not allowed.",
     404: "There is no such thing.",
-    409: "It clashes with what is there. With code `retry`: ask again after `retry_in_s`.",
+    409: "It clashes with what is there. Code `retry`: ask again after `retry_in_s`; `unreadable`: a record can't be read.",
     413: "The body is too large.",
+    415: "The body is of another kind than application/json.",
     429: "Too many requests.",
     500: "Something broke; it was logged.",
-    503: "A price is not known; nothing is launched without one.",
+    503: "A price is not known, and nothing is launched without one; or, to an agent, the run's record can't be read now.",
 }
 
 
@@ -49,7 +50,7 @@ ROUTES = (
         "/runs",
         "submitRun",
         "Submit a run. The same name and spec again answer the run that is there.",
-        ((201, api.RunView), (200, api.RunView), (200, api.Plan)),
+        ((201, api.RunView), (200, api.RunView), (200, money.Plan)),
         (400, 402, 409, 413, 503),
         RunSpec,
         query=("plan",),
@@ -63,7 +64,7 @@ ROUTES = (
         (400,),
         query=("status", "limit", "cursor"),
     ),
-    Route("GET", "/runs/{run}", "getRun", "A run with its spec.", _one(api.RunView), (404,)),
+    Route("GET", "/runs/{run}", "getRun", "A run with its spec.", _one(api.RunView), (404, 409)),
     Route("POST", "/runs/{run}/cancel", "cancelRun", "End a run for good.", _one(api.RunView), (404, 409)),
     Route("POST", "/runs/{run}/suspend", "suspendRun", "Drain a run and keep it.", _one(api.RunView), (404, 409)),
     Route(
@@ -75,14 +76,16 @@ ROUTES = (
         (400, 404, 409, 413),
         api.ResumeRequest,
     ),
-    Route("GET", "/runs/{run}/ledger", "getLedger", "What a run cost, lease by lease.", _one(api.LedgerView), (404,)),
+    Route(
+        "GET", "/runs/{run}/ledger", "getLedger", "What a run cost, lease by lease.", _one(money.LedgerView), (404, 409)
+    ),
     Route(
         "GET",
         "/runs/{run}/events",
         "listEvents",
         "A run's timeline, oldest first.",
         _one(api.EventList),
-        (400, 404),
+        (400, 404, 409),
         query=("limit", "cursor"),
     ),
     Route(
@@ -91,17 +94,17 @@ ROUTES = (
         "listCheckpoints",
         "A run's whole checkpoints.",
         _one(api.CheckpointList),
-        (404,),
+        (404, 409),
     ),
-    Route("GET", "/budget", "getBudget", "The month's money.", _one(api.Budget)),
+    Route("GET", "/budget", "getBudget", "The month's money.", _one(money.Budget), (409,)),
     Route(
         "PUT",
         "/budget",
         "setBudget",
         "Set the monthly limit; runs that wait for money go on.",
-        _one(api.Budget),
+        _one(money.Budget),
         (400, 409, 413),
-        api.BudgetChange,
+        money.BudgetChange,
     ),
     Route("GET", "/openapi.json", "getOpenapi", "This document.", _one(None)),
     Route(
@@ -110,7 +113,7 @@ ROUTES = (
         "claimAttempt",
         "For agents: ask for the work, then for the baton.",
         _one(api.ClaimAnswer),
-        (400, 404, 409, 413),
+        (400, 404, 409, 413, 503),
         api.ClaimRequest,
     ),
     Route(
@@ -119,7 +122,7 @@ ROUTES = (
         "heartbeat",
         "For agents: say how it goes, learn what to do.",
         _one(api.HeartbeatAnswer),
-        (400, 404, 409, 413),
+        (400, 404, 409, 413, 503),
         api.HeartbeatRequest,
     ),
     Route(
@@ -128,7 +131,7 @@ ROUTES = (
         "exitAttempt",
         "For agents: the last word.",
         _one(api.ExitAnswer),
-        (400, 404, 409, 413),
+        (400, 404, 409, 413, 503),
         api.ExitRequest,
     ),
 )
@@ -182,9 +185,10 @@ def _operation(route: Route, refs: Any) -> dict[str, Any]:
         models = [model for each, model in route.answers if each == status]
         schemas = [refs[model, "serialization"] if model else {"type": "object"} for model in models]
         responses[str(status)] = _response(status, schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
-    for status in sorted({403, 429, 500, *route.errors}):
-        # API Gateway answers 403 and 429 by itself, in a shape of its own.
-        schema = {"type": "object"} if status in (403, 429) else refs[api.ErrorBody, "serialization"]
+    bodies = {415} if route.method != "GET" else set()
+    for status in sorted({403, 429, 500, *bodies, *route.errors}):
+        # API Gateway answers 403 and 429 by itself, Chalice 415, each in a shape of its own.
+        schema = {"type": "object"} if status in (403, 415, 429) else refs[api.ErrorBody, "serialization"]
         responses[str(status)] = _response(status, schema)
     operation: dict[str, Any] = {
         "operationId": route.operation,

@@ -18,9 +18,9 @@ from pytimeparse2 import parse as parse_duration
 
 from chalicelib.contracts import templates
 from chalicelib.contracts.fields import FieldError, money, wrong_fields
+from chalicelib.contracts.names import NAME
 from chalicelib.contracts.patterns import check_pattern
 
-NAME = r"[a-z0-9][a-z0-9_-]{0,62}"
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _INSTANCE_TYPE = re.compile(
     r"(?P<family>[a-z][a-z0-9-]*)\.(?P<size>nano|micro|small|medium|large|\d*xlarge|metal(-\d+xl)?)"

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     OUTLIVED = "outlived"  # an instance lived longer than was paid for
     THRESHOLD = "threshold"
     LIMIT = "limit"
+    UNREADABLE = "unreadable"  # a record or an event that can't be understood
 
     @property
     def digest(self) -> bool:

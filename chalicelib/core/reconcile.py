@@ -155,17 +155,17 @@ def _drain(run: Run, attempt: Attempt, now: datetime) -> tuple[Run, Attempt]:
 
 
 def _must_end(run: Run, attempt: Attempt, now: datetime, policy: Policy) -> str | None:
-    """Why the attempt's instance must be ended now, or None. The times are those of `_limits_of`."""
+    """Why the attempt's instance must be ended now, or None. The times are those of `limits_of`."""
     if attempt.terminate_asked_at:
         return "it was asked to end before"
     if attempt.ended_by is Reason.LOST_CONTACT:
         return "it runs but has not been heard of"
     if (run.wanted is not Wanted.RUN or run.status.ended) and attempt.phase not in (Phase.TRAINING, Phase.LEAVING):
         return "the run does not need it any more"
-    return next((why for at, why in _limits_of(attempt, policy) if now >= at), None)
+    return next((why for at, why in limits_of(attempt, policy) if now >= at), None)
 
 
-def _limits_of(attempt: Attempt, policy: Policy) -> list[tuple[datetime, str]]:
+def limits_of(attempt: Attempt, policy: Policy) -> list[tuple[datetime, str]]:
     """Until when each thing may last before the instance is ended."""
     limits: list[tuple[datetime, str]] = []
     if attempt.phase is Phase.BOOTING:
@@ -214,7 +214,7 @@ def next_deadline(run: Run, now: datetime, policy: Policy) -> datetime | None:
             continue
         if attempt.instance_id is None:
             times.append(now)
-        times += [at for at, _ in _limits_of(attempt, policy)]
+        times += [at for at, _ in limits_of(attempt, policy)]
         if attempt.terminate_asked_at:
             times.append(attempt.terminate_asked_at + policy.end_margin / 2)
         if attempt.watchdog_again_at:

@@ -42,7 +42,7 @@ def conduct(stage: Stage, job: Job, scenario: Scenario, seed: int, reference: Re
     total = job.spec.progress.total_steps or 0
     at_step = int(total * random.Random(f"{seed} {scenario.name}").uniform(*scenario.when))
     watch = Watch(stage.control, name, _progress_files(job)).start()
-    scene = Scene(stage, spec, watch, pools, at_step, show.say)
+    scene = Scene(stage, spec, watch, pools, at_step, show.say, seed)
     plot = scenario.plot(scene)
     try:
         show.say(f"scenario {scenario.name}: {scenario.summary}")

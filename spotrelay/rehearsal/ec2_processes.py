@@ -1,8 +1,9 @@
 """Which processes belong to a rehearsed instance, and how to end them all, and only them.
 
-A process belongs to an instance when `SPOT_RELAY_ROOT` in its environment is the instance's, when it is in the session
-of the instance's first process, or when its parent belongs. One sign alone is not enough: a trainer may call `setsid`,
-a job may clear its environment. Reads Linux's /proc; elsewhere only the first process's group is known.
+A process belongs to an instance when `SPOT_RELAY_ROOT` in its environment is the instance's, or its `HOME` the instance's
+folder, when it is in the session of the instance's first process, or when its parent belongs. One sign alone is not enough: a
+trainer has a session and an environment of its own, and the agent above it may be killed; a job may clear its environment.
+Reads Linux's /proc; elsewhere only the first process's group is known.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-MARK = b"SPOT_RELAY_ROOT="
+MARK, HOME = b"SPOT_RELAY_ROOT=", b"HOME="
 
 
 @dataclass(frozen=True)
 class Process:
-    """A living process: its parent, its session, and the `SPOT_RELAY_ROOT` it was started with."""
+    """A living process: its parent, its session, and the root of the instance that its environment names."""
 
     pid: int
     parent: int
@@ -44,6 +45,9 @@ def living() -> list[Process]:
         with contextlib.suppress(OSError):
             environment = (entry / "environ").read_bytes().split(b"\0")
         root = next((line[len(MARK) :] for line in environment if line.startswith(MARK)), None)
+        # An instance's folder is the home of all that it starts, and its root lies in it (`ec2_machine`).
+        home = next((line[len(HOME) :] for line in environment if line.startswith(HOME)), None)
+        root = root or (home + b"/root" if home else None)
         found.append(Process(int(entry.name), int(parent), int(session), os.fsdecode(root) if root else None))
     return found
 

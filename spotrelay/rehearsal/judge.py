@@ -21,13 +21,13 @@ def judge(
     stage: Stage, job: Job, scenario: Scenario, plot: Plot, outcome: Outcome, reference: Reference | None
 ) -> None:
     """Write into the outcome what is proven and what is not."""
-    outcome.problems += _training(stage, scenario, outcome)
+    outcome.problems += _training(stage, scenario, plot, outcome)
     outcome.problems += _bucket(stage, outcome.run, reference)
     outcome.problems += _money(stage, job, plot, outcome)
     outcome.problems += plot.problems(outcome)
 
 
-def _training(stage: Stage, scenario: Scenario, outcome: Outcome) -> list[str]:
+def _training(stage: Stage, scenario: Scenario, plot: Plot, outcome: Outcome) -> list[str]:
     run, trained = outcome.run, outcome.watch.trained
     problems = []
     if run["status"] != "SUCCEEDED":
@@ -42,7 +42,8 @@ def _training(stage: Stage, scenario: Scenario, outcome: Outcome) -> list[str]:
     elif sum(1 for a in run["attempts"] if a["from_step"]) < 1 and scenario.attempts > 1:
         problems.append("no attempt went on from a checkpoint")
     interval = max((b - a for a, b in zip(outcome.published, outcome.published[1:], strict=False)), default=0)
-    allowed = 0 if scenario.warned else interval
+    losses = plot.unwarned_losses()
+    allowed = interval * (losses if losses is not None else 0 if scenario.warned else 1)
     if outcome.steps_lost > allowed:
         problems.append(f"{outcome.steps_lost} steps were lost; at most {allowed} may be")
     if outcome.relaunch_calls is not None and outcome.relaunch_calls > MOST_RELAUNCH_CALLS:

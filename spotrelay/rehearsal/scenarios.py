@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from spotrelay.rehearsal.ec2_control import HostControl
 from spotrelay.rehearsal.plot_budget import BudgetEnd
+from spotrelay.rehearsal.plot_chaos import Chaos
 from spotrelay.rehearsal.plot_outage import ControllerAndAgentDown, ControllerDown
 from spotrelay.rehearsal.plot_strays import Strays
 from spotrelay.rehearsal.scene import Plot, Scenario, Scene
@@ -106,6 +107,13 @@ SCENARIOS = {
         Scenario("boot-failure", "the replacement never boots; another one does", simple(_boot_failure), attempts=3),
         Scenario("twice", "the replacement is interrupted in the middle of the handoff", simple(_twice), attempts=3),
         Scenario("strays", "instances and a volume that no run accounts for, beside the run", Strays, attempts=1),
+        Scenario(
+            "chaos",
+            "every few seconds a process of the controller or an agent is killed with -9",
+            Chaos,
+            crowded=True,
+            when=(0.1, 0.2),
+        ),
         Scenario(
             "budget-end",
             "the month's money ends in mid-training; the run waits for the next month",

@@ -16,7 +16,8 @@ from spotrelay.rehearsal.watch import Watch
 class Scene:
     """What a plot sees and can do. `run` and `budget` are the API's views, None before there is one.
 
-    `at_step` is when to strike; `published` are the steps of whole checkpoints in the order they were first seen.
+    `seed` decides what is left to chance, `at_step` is when to strike; `published` are the steps of whole checkpoints in
+    the order they were first seen.
     """
 
     stage: Stage
@@ -25,6 +26,7 @@ class Scene:
     pools: list[tuple[str, str]]
     at_step: int
     say: Callable[[str], None]
+    seed: int = 1
     run: Mapping[str, Any] | None = None
     budget: Mapping[str, Any] | None = None
     published: list[int] = field(default_factory=list)
@@ -99,6 +101,12 @@ class Plot:
     def problems(self, outcome: Any) -> list[str]:
         """What should have been seen and was not, once the run has ended (`outcome.Outcome`)."""
         return []
+
+    def unwarned_losses(self) -> int | None:
+        """How often training was cut off without a word, each time at the cost of an interval at most; None: as the
+        scenario says.
+        """
+        return None
 
     def months(self) -> dict[str, str]:
         """USD that the run settled in months that are over (yyyy-mm), as the API showed it in them."""

@@ -83,7 +83,9 @@ class Leg:
         self.pulse.check()
         self._say(f"starting {argv[0]}" + (f" from step {manifest.step}" if manifest else ""))
         self.pulse.tell(urgent=True, phase="train", step=manifest.step if manifest else None)
-        job = training.Trainer.start(argv, plan.cwd, env, self.log.stream, self.clock, plan.docker)
+        job = training.Trainer.start(
+            argv, plan.cwd, env, self.log.stream, self.clock, plan.docker, plan.state / "trainer"
+        )
         self.trained_since = self.clock.monotonic()
         self.courier.watch(self.watcher)
         try:

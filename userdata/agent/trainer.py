@@ -101,11 +101,15 @@ def _processes() -> list[_Process]:
 class Trainer:
     """One started command. `exit_code` is the shell convention's: 128 + n when signal n ended it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], clock: Clock, docker: bool) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], clock: Clock, docker: bool, mark: Path | None = None) -> None:
         self._process = process
         self._clock = clock
         self._docker = docker
         self._session = process.pid
+        self._mark = mark
+        if mark:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(f"{process.pid}\n")
 
     @classmethod
     def start(
@@ -116,8 +120,13 @@ class Trainer:
         output: IO[bytes],
         clock: Clock,
         docker: bool = False,
+        mark: Path | None = None,
     ) -> Trainer:
-        """Start `argv`. Raises Failure(command) when it can't be run at all."""
+        """Start `argv`. Raises Failure(command) when it can't be run at all.
+
+        `mark` is a file that names its process group while it lives: should the agent be killed, the boot script ends it,
+        since nobody would publish what it trains then.
+        """
         try:
             process = subprocess.Popen(
                 list(argv),
@@ -149,7 +158,7 @@ class Trainer:
             raise Failure(
                 "command", f"The command {argv[0]!r} can't be started: {error.strerror}. Does it lack a #! line?", 126
             ) from None
-        return cls(process, clock, docker)
+        return cls(process, clock, docker, mark)
 
     @property
     def exit_code(self) -> int | None:
@@ -164,7 +173,10 @@ class Trainer:
 
     def ended(self) -> bool:
         """Whether the command, everything it started, and all containers have ended."""
-        return self._process.poll() is not None and not self._members() and not self._containers()
+        over = self._process.poll() is not None and not self._members() and not self._containers()
+        if over and self._mark:
+            self._mark.unlink(missing_ok=True)  # its number may be another's from now on
+        return over
 
     def signal(self, number: signal.Signals) -> None:
         for pid in self._members():
