@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from spotrelay.privileges.prove import Broken
+from spotrelay.privileges.results import Broken
 from spotrelay.privileges.statements import Attachment
 from spotrelay.rehearsal.stage import STAGE
 
@@ -22,14 +22,15 @@ action that the walk does not use. The same is done with each managed policy on 
 """
 
 
-def page(results: Sequence[Broken], seconds: float) -> str:
+def page(results: Sequence[Broken]) -> str:
     lines = ["| without | first refused | of role | after |", "|---|---|---|---|"]
     statements = [each for each in results if not isinstance(each.part, Attachment)]
     attachments = [each for each in results if isinstance(each.part, Attachment)]
     for each in (*statements, *attachments):
         lines.append(f"| {_short(each.part.name)} | {_first(each)} | {_role(each)} | {each.seconds:.0f} s |")
     wrongs = [f"- {each.part.name}: {wrong(each)}" for each in results if wrong(each)]
-    said = f"{len(statements)} statements and {len(attachments)} attachments in {seconds / 60:.0f} minutes; "
+    minutes = sum(each.seconds for each in results) / 60
+    said = f"{len(statements)} statements and {len(attachments)} attachments in {minutes:.0f} minutes of walking; "
     said += "each is needed." if not wrongs else "not needed, or not shown to be:\n\n" + "\n".join(wrongs)
     rare = "".join(f"- `{action}`: {why}\n" for action, why in RARE.items())
     rest = f"\n\nActions that the walk does not use:\n\n{rare}" if rare else "\n"
