@@ -186,7 +186,11 @@ specs = st.fixed_dictionaries(
                 "attempts": st.integers(1, 1000),
             },
         ),
-        "env": st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9]{0,9}", fullmatch=True), st.text(max_size=20), max_size=3),
+        "env": st.dictionaries(
+            st.from_regex(r"[A-Z][A-Z0-9]{0,9}", fullmatch=True),
+            st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20),
+            max_size=3,
+        ),
     },
 )
 
