@@ -50,6 +50,12 @@ fuzz: .venv/.installed  ## random months for the money, over 100,000 steps (abou
 fuzz-api: .venv/.installed  ## random requests to the deployed API, for some minutes (SEED=)
 	API_EXAMPLES=100 $(PY) -m pytest tests/test_api_fuzz.py --hypothesis-seed=$(SEED)
 
+bench: .venv/.installed  ## the design's numbers, reached beside wanted (QUICK=1 a tenth of the runs, JSON=path)
+	$(PY) -m benchmarks $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+
+faults: .venv/.installed  ## every fault at every AWS call of every scenario of a run's life (about three minutes)
+	SPOT_RELAY_FAULTS=all $(PY) -m pytest tests/test_every_fault.py
+
 check: .venv/.installed  ## formatting, lint, types
 	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
 
@@ -69,4 +75,4 @@ prove-least-privilege: .venv/.installed  ## what breaks without each permission,
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz fuzz-api check lint-template prove-least-privilege docs-tables format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz fuzz-api faults bench check lint-template prove-least-privilege docs-tables format

@@ -81,10 +81,17 @@ def _counted(c: Controller, since: int) -> dict[str, Any]:
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> dict[str, Any]:
     """Do whatever an event should have done and did not."""
-    from chalicelib.upkeep import whole_pass
+    from chalicelib.slices import Others, slice_in
+    from chalicelib.upkeep import one_slice, whole_pass
 
-    report = whole_pass(c := controller())
+    c = controller()
+    context: Any = event.context
+    others = Others(lambda: c.functions, c.settings.sweep, lambda: context.get_remaining_time_in_millis() / 1000)
+    part = slice_in(event.to_dict())
+    report = one_slice(c, part, others) if part else whole_pass(c, others)
     c.telemetry.swept(report)
+    if report.handed_over or report.late:
+        logger.warning("more than one pass", extra={"handed_over": report.handed_over, "late": report.late})
     report.check()
     return {"runs": report.runs, "instances": report.instances, "strays": report.strays}
 

@@ -211,7 +211,9 @@ def _renewal(c: Controller, run: Run, number: int) -> ev.Renewed | None:
     if attempt.lease is None or not answers.renewal_due(attempt, now, c.policy):
         return None
     found = c.meter.evidence(run, attempt, now)
-    return ev.Renewed(number, attempt.lease.seq, leases.usage(run, attempt, now, found, c.policy))
+    used = leases.usage(run, attempt, now, found, c.policy)
+    # Prices are kept fresh in a write that is made anyway: of ten thousand runs the sweep need not write one.
+    return ev.Renewed(number, attempt.lease.seq, used, c.offers_for_later(run))
 
 
 def _work(c: Controller, run: Run, number: int) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache, cached_property
 from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib.acts import Acts
 from chalicelib.bucket import Bucket
@@ -38,6 +39,9 @@ from chalicelib.watchdog import Watchdog
 # A hanging call must leave time to answer: Lambda's own limit would end us without a word. Retries are botocore's own:
 # every call here may be sent twice, CreateFleet because its client token makes the second the same launch.
 _CONFIG = Config(connect_timeout=3, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 3})
+
+
+_QUOTED_FOR = timedelta(minutes=1)
 
 
 class CallCounter:
@@ -70,6 +74,8 @@ class Controller:
         self.telemetry = Telemetry(settings.stage, self.policy)
         self.poison = Poison(lambda: self.acts, self.telemetry, clock)
         self.told: set[str] = set()  # thresholds that this process knows to be told
+        self.pruned: dict[str, datetime] = {}  # by run: the newest checkpoint told of when it was pruned last
+        self._quoted: dict[tuple[tuple[str, ...], str], tuple[datetime, tuple[Priced, ...] | str]] = {}
         self.idle_since: datetime | None = None  # the last whole pass of the sweep, when it found nothing going on
 
     @property
@@ -122,6 +128,10 @@ class Controller:
     @cached_property
     def scheduler(self) -> Any:
         return self.client("scheduler")
+
+    @cached_property
+    def functions(self) -> Any:
+        return self.client("lambda")
 
     @cached_property
     def pricing(self) -> Any:
@@ -177,14 +187,32 @@ class Controller:
         return Shell(self.store, self.fleet, self.policy, self.clock, self.meter, self.watchdog, self.telemetry)
 
     def priced(self, instance_types: list[str], market: str) -> tuple[Priced, ...]:
-        """The pools a run may use now, and their prices. Raises pools.PriceUnknown."""
-        return priced(self.ec2, self.prices, instance_types, market, self.region, self.clock())
+        """The pools a run may use now, and their prices, asked once in a while for all runs. Raises pools.PriceUnknown."""
+        key, now = (tuple(instance_types), market), self.clock()
+        asked = self._quoted.get(key)
+        if asked is None or now - asked[0] >= min(_QUOTED_FOR, self.policy.price_age):
+            try:
+                asked = now, priced(self.ec2, self.prices, instance_types, market, self.region, now)
+            except PriceUnknown as error:
+                asked = now, str(error)
+            self._quoted[key] = asked
+        found = asked[1]
+        if isinstance(found, str):
+            raise PriceUnknown(found)
+        return found
 
     def offers_if_old(self, run: Run) -> ev.Priced | None:
         """Today's offers when the run's have grown old; None while they are young, and when EC2 names no price."""
         if run.offered_at and self.clock() - run.offered_at < self.policy.price_age:
             return None
         return self.fresh_offers(run)
+
+    def offers_for_later(self, run: Run) -> ev.Priced | None:
+        """Today's offers when the run's have grown old; None, too, when nobody answers now, which stops nothing."""
+        try:
+            return self.offers_if_old(run)
+        except (ClientError, BotoCoreError):
+            return None
 
     def fresh_offers(self, run: Run) -> ev.Priced | None:
         """Today's offers of a run's pools; None when EC2 names no price."""

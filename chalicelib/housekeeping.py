@@ -4,9 +4,10 @@ volumes left behind, instances of others, thresholds, and the mail. Each part fa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
@@ -16,7 +17,7 @@ from chalicelib.core import events as ev
 from chalicelib.core.model import Reason, Run
 from chalicelib.core.money import ZERO
 from chalicelib.core.news import Kind, News
-from chalicelib.core.resuming import to_resume
+from chalicelib.core.resuming import to_resume, waiting
 from chalicelib.core.storage import Stored
 from chalicelib.instances import Instance, Volume, list_left_volumes
 from chalicelib.shell import Shell
@@ -50,9 +51,11 @@ def _storage_short(c: Controller, stored: Stored, now: datetime) -> None:
     c.acts.record(f"{stored.month}#storage", news, now)
 
 
-def after_runs(c: Controller, others: list[Instance], report: Report, now: datetime) -> None:
+def after_runs(
+    c: Controller, others: list[Instance], report: Report, now: datetime, in_time: Callable[[], bool] = lambda: True
+) -> None:
     with report.kept("waiting runs"):
-        resume_waiting(c, report.waiting, now)
+        resume_waiting(c, takewhile(lambda _: in_time(), waiting_runs(c.shell, report.waiting)), now)
     left_volumes(c, report, now)
     with report.kept("other instances"):
         c.unmanaged.keep(others, now, c.policy)
@@ -64,29 +67,41 @@ def after_runs(c: Controller, others: list[Instance], report: Report, now: datet
         c.outbox.deliver(now)
 
 
-def resume_waiting(c: Controller, waiting: list[Run], now: datetime) -> None:
+def resume_waiting(c: Controller, runs: Iterator[Run], now: datetime) -> None:
     def free() -> Decimal:
         return c.store.ledger.month(calendar.month(now, c.policy))["free"]
 
-    resume(c.shell, waiting, free, c.store.ledger.raised_at, c.fresh_offers, now)
+    resume(c.shell, runs, free, c.store.ledger.raised_at, c.fresh_offers, now)
+
+
+def waiting_runs(shell: Shell, created: Mapping[str, datetime]) -> Iterator[Run]:
+    """Of the runs of these names those that do wait, oldest first; each is read when its turn comes.
+
+    So the money ends before ten thousand are read.
+    """
+    runs = (shell.store.load(name) for name in sorted(created, key=lambda name: (created[name], name)))
+    return (run for run in runs if run is not None and waiting(run))
 
 
 def resume(
     shell: Shell,
-    waiting: list[Run],
+    runs: Iterator[Run],
     free: Callable[[], Decimal],
     raised_at: Callable[[], datetime | None],
     priced: Callable[[Run], ev.Priced | None],
     now: datetime,
 ) -> list[str]:
-    """Let waiting runs go on, as far as the money goes. Gives their names.
+    """Let waiting runs go on, in this order, as far as the money goes. Gives their names.
 
     `free` is the month's money, `raised_at` when its limit was last raised; both are asked only when a run waits.
     One that fails keeps no other from going on; its error rises at the end.
     """
     names: list[str] = []
     failed: Exception | None = None
-    for run in to_resume(waiting, free(), now, shell.policy, raised_at=raised_at()) if waiting else []:
+    first = next(runs, None)
+    if first is None:
+        return names
+    for run in to_resume(chain([first], runs), free(), now, shell.policy, raised_at=raised_at()):
         try:
             offers = priced(run)
             if offers:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+_MOST_VALUES = 200  # of a filter (EC2 API reference, DescribeInstances)
 _STAGE, _PROTECT = "spot-relay:stage", "spot-relay:protect"
 
 
@@ -49,10 +51,10 @@ class Listed:
     others: list[Instance]
 
 
-def list_instances(ec2: Any, stage: str) -> Listed:
-    """Every instance of the region. Those of another stage of Spot Relay are that stage's, and left out."""
+def list_instances(ec2: Any, stage: str, only: Sequence[str] | None = None) -> Listed:
+    """Every instance of the region, or those with `only` these ids. Another stage's are that stage's, and left out."""
     listed = Listed([], [])
-    for page in ec2.get_paginator("describe_instances").paginate(PaginationConfig={"PageSize": 1000}):
+    for page in _pages(ec2, only):
         for reservation in page["Reservations"]:
             for described in reservation["Instances"]:
                 tags = {t["Key"]: t["Value"] for t in described.get("Tags", [])}
@@ -62,6 +64,17 @@ def list_instances(ec2: Any, stage: str) -> Listed:
                 elif _STAGE not in tags and instance.alive:
                     listed.others.append(instance)
     return listed
+
+
+def _pages(ec2: Any, only: Sequence[str] | None) -> Iterator[dict[str, Any]]:
+    paginator, size = ec2.get_paginator("describe_instances"), {"PageSize": 1000}
+    if only is None:
+        yield from paginator.paginate(PaginationConfig=size)
+        return
+    for start in range(0, len(only), _MOST_VALUES):
+        # A filter leaves out what EC2 does not know; InstanceIds would refuse the whole request for it.
+        wanted = {"Name": "instance-id", "Values": list(only[start : start + _MOST_VALUES])}
+        yield from paginator.paginate(Filters=[wanted], PaginationConfig=size)
 
 
 def list_left_volumes(ec2: Any, stage: str) -> list[Volume]:

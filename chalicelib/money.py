@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -66,20 +66,14 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
         c.acts.record(f"{now.isoformat()}#limit", News(Kind.LIMIT, "Spot Relay: the limit has changed", message), now)
     if body.limit_usd >= before:
         # What fails from here on, the next sweep does: the ledger knows when the limit was raised.
-        housekeeping.resume_waiting(c, [run for run in _live(c) if waiting(run)], now)
+        runs = sorted((run for run in _live(c) if waiting(run)), key=lambda run: (run.created_at, run.name))
+        housekeeping.resume_waiting(c, iter(runs), now)
     return budget(c)
 
 
-def _live(c: Controller) -> Iterator[Run]:
+def _live(c: Controller) -> Iterable[Run]:
     """Runs with something left to do, but for those that can't be read."""
-    for name in c.store.live():
-        try:
-            run = c.store.load(name)
-        except Unreadable as error:
-            c.saw(error)
-            continue
-        if run is not None:
-            yield run
+    return c.store.load_many(c.store.live()).values()
 
 
 def _stored(c: Controller) -> Stored | None:

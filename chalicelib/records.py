@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -17,6 +17,7 @@ from typing import Any
 
 from boto3.dynamodb.types import DYNAMODB_CONTEXT
 
+from chalicelib.batches import batch_get
 from chalicelib.codec import Skip, each, from_item, moment, strict, to_item
 from chalicelib.contracts.names import is_run_name
 from chalicelib.core.model import Run
@@ -42,6 +43,14 @@ class Beat:
     checkpoint_at: datetime | None = None
 
 
+@dataclass(frozen=True)
+class Glimpse:
+    """Of a heartbeat only when it came, and when its attempt last told of a new checkpoint."""
+
+    at: datetime
+    checkpoint_at: datetime | None
+
+
 class Records:
     def __init__(self, client: Any, table: str, skip: Skip = strict) -> None:
         """`skip` is told of each record that can't be read."""
@@ -56,11 +65,21 @@ class Records:
         self._put(f"RUN#{run}", f"BEAT#{beat.attempt:04d}", {"attempt": beat.attempt, **given})
 
     def beats(self, run: str) -> dict[int, Beat]:
-        """The last heartbeat of each attempt that sent one."""
-        return {beat.attempt: beat for beat in each(self._query(f"RUN#{run}", "BEAT#"), _beat, self._skip)}
+        """The last heartbeat of each attempt that sent one, read consistently."""
+        found = self._query(f"RUN#{run}", "BEAT#", ConsistentRead=True)
+        return {beat.attempt: beat for beat in each(found, _beat, self._skip)}
 
-    def last_beats(self, run: Run) -> dict[int, datetime]:
-        return {number: beat.at for number, beat in self.beats(run.name).items()}
+    def heard_of(self, attempts: Sequence[tuple[str, int]]) -> dict[tuple[str, int], Glimpse]:
+        """When these attempts (run, number) were last heard of: many in few calls, read without consistency."""
+        keys = [{"pk": f"RUN#{run}", "sk": f"BEAT#{number:04d}"} for run, number in attempts]
+        wanted = {"ProjectionExpression": "pk, sk, #at, checkpoint_at", "ExpressionAttributeNames": {"#at": "at"}}
+        found = {}
+        for item in batch_get(self._client, self._table, keys, wanted):
+            run, number = item["pk"]["S"].removeprefix("RUN#"), int(item["sk"]["S"].removeprefix("BEAT#"))
+            told_at = item.get("checkpoint_at", {}).get("S")
+            at = datetime.fromisoformat(item["at"]["S"])
+            found[run, number] = Glimpse(at, datetime.fromisoformat(told_at) if told_at else None)
+        return found
 
     def left(self, run: str, attempt: int, results: Mapping[str, Any], at: datetime) -> None:
         """What an attempt says it left: prefix, metrics, found and missing keys."""
@@ -90,11 +109,12 @@ class Records:
         kept = {name: value for name, value in values.items() if value is not None}
         self._client.put_item(TableName=self._table, Item=to_item({"pk": pk, "sk": sk, **kept}))
 
-    def _query(self, pk: str, prefix: str) -> Iterator[dict[str, Any]]:
+    def _query(self, pk: str, prefix: str, **request: Any) -> Iterator[dict[str, Any]]:
         pages = self._client.get_paginator("query").paginate(
             TableName=self._table,
             KeyConditionExpression="pk = :pk AND begins_with(sk, :sk)",
             ExpressionAttributeValues=to_item({":pk": pk, ":sk": prefix}),
+            **request,
         )
         for page in pages:
             yield from (from_item(item) for item in page["Items"])

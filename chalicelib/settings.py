@@ -51,6 +51,11 @@ class Settings:
         return f"spot-relay-{self.stage}"
 
     @property
+    def sweep(self) -> str:
+        """The name of the sweep's function, as Chalice makes it."""
+        return f"spot-relay-{self.stage}-sweep"
+
+    @property
     def instance_role(self) -> str:
         return f"spot-relay-{self.stage}-instance"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -18,11 +18,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from chalicelib.batches import batch_get
 from chalicelib.codec import Skip, each, from_item, moment, plain, reading, run_from, strict, to_item
 from chalicelib.core.events import Note
 from chalicelib.core.ledger import line_changes, movements
 from chalicelib.core.model import Policy, Run
 from chalicelib.core.news import News
+from chalicelib.glances import Glance, from_text, glance, to_text
 from chalicelib.ledger import Ledger
 from chalicelib.outbox import outbox_item
 from chalicelib.records import listing
@@ -154,11 +156,21 @@ class Store:
         raise Conflict(after.name)
 
     def live(self) -> Iterator[str]:
-        """Names of the runs with something left to do: where to look, not what is true of them."""
+        """Names of the runs with something left to do."""
+        return (seen.name for seen in self.glances())
+
+    def glances(self) -> Iterator[Glance]:
+        """The runs with something left to do: where to look, not what is true of them."""
         pages = self._client.get_paginator("scan").paginate(TableName=self._table, IndexName="live")
         for page in pages:
             for item in page["Items"]:
-                yield str(from_item(item)["live"])
+                yield from_text(item["live"]["S"], item.get("glance", {}).get("S"))
+
+    def load_many(self, names: Iterable[str]) -> dict[str, Run]:
+        """These runs by name, read consistently, a hundred in a call; without those that are not there or can't be read."""
+        keys = [{"pk": f"RUN#{name}", "sk": "RUN"} for name in dict.fromkeys(names)]
+        found = batch_get(self._client, self._table, keys, {"ConsistentRead": True}, self._pause)
+        return {run.name: run for run in each(map(from_item, found), _run, self._skip)}
 
     def count_live(self) -> int:
         """How many runs have no end yet; a moment old, so that a burst may pass a limit by what came in that moment."""
@@ -191,7 +203,7 @@ class Store:
     def _run_item(self, run: Run) -> dict[str, Any]:
         item = {"pk": f"RUN#{run.name}", "sk": "RUN", "version": run.version, "run": plain(run)}
         if run.deadline is not None:
-            item |= {"live": run.name, "due": run.deadline.isoformat()}
+            item |= {"live": run.name, "glance": to_text(glance(run))}
         return item
 
     def _pointers(self, before: Run, after: Run) -> list[dict[str, Any]]:
@@ -215,6 +227,10 @@ class Store:
             )
             for n, note in enumerate(notes)
         ]
+
+
+def _run(item: dict[str, Any]) -> Run:
+    return run_from(item, str(item["pk"]).removeprefix("RUN#"))
 
 
 def _noted(item: dict[str, Any]) -> dict[str, Any]:

@@ -1,34 +1,43 @@
 """The scheduled pass: whatever an event should have done and did not, the sweep does.
 
-EC2 is listed first, then it looks at each run with something left to do: deadlines, launches without an answer, instances gone
-or silent; last, instances of ours that no run accounts for. An instance is ended only after a consistent read of its run.
+EC2 is listed first. Runs that are well by their glance and their last heartbeat cost no call of their own; each other one is
+read consistently, and looked after: deadlines, launches without an answer, instances gone or silent. What has waited longest
+comes first; many are handed over in slices, and so is what a pass has no time for. Last come instances of ours that no run
+accounts for. An instance is ended only after a consistent read of its run.
 One run that cannot be read or saved never keeps the others waiting: the pass goes on and raises at its end. What can't be read
 is no failure of the pass, which would go on failing until a person has mended it: it is told apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from chalicelib.codec import Unreadable
 from chalicelib.core import events as ev
-from chalicelib.core.model import Attempt, Phase, Policy, Run, Status
+from chalicelib.core.model import Run, Status
 from chalicelib.core.news import Kind, News
 from chalicelib.core.resuming import waiting
+from chalicelib.glances import Glance, happened, oldest_first, should_be_heard, watched
 from chalicelib.instances import Instance
 from chalicelib.shell import Shell
 
-_HEARD = (Phase.PREPARING, Phase.READY, Phase.TRAINING)
+SLICE = 50  # runs that one invocation looks after: with a launch each, a minute's work
 
 
 class Around(Protocol):
     """What the sweep needs to know and do beside a run; `chalicelib.upkeep.Upkeep` is the real one."""
 
+    def glimpse(self, attempts: list[tuple[str, int]]) -> Mapping[tuple[str, int], datetime]:
+        """When each of these attempts (run, number) was last heard of, in few calls; a glance, too."""
+
+    def untidy(self, glance: Glance) -> bool:
+        """Whether one of the attempts whose heartbeats were just read has told of a checkpoint since the last pruning."""
+
     def last_beats(self, run: Run) -> Mapping[int, datetime]:
-        """When each attempt was last heard of."""
+        """When each attempt was last heard of, read consistently."""
 
     def priced(self, run: Run) -> ev.Priced | None:
         """Today's prices, when those the run would launch with have grown old."""
@@ -39,6 +48,12 @@ class Around(Protocol):
     def record(self, what: str, news: News, run: Run | None) -> None:
         """Write down, once, what is about to be done to an instance."""
 
+    def in_time(self) -> bool:
+        """Whether there is time for one more run."""
+
+    def hand_over(self, runs: list[Glance]) -> bool:
+        """Have these runs looked after by another invocation; False when there is nobody to do it."""
+
 
 class SweepFailed(Exception):
     """Some runs could not be looked after; the message names them and why."""
@@ -46,13 +61,19 @@ class SweepFailed(Exception):
 
 @dataclass
 class Report:
-    """What one pass found and did. `waiting` are runs that go on when there is money; `about` has the log's keys of what
-    has failed."""
+    """What one pass found and did. `looked_after` counts runs that were read, `handed_over` those that others will read.
+
+    `waiting` are runs that go on when there is money, with when they were created; `late` counts what the next pass must do;
+    `about` has the log's keys of what has failed.
+    """
 
     runs: int = 0
     instances: int = 0
+    looked_after: int = 0
+    handed_over: int = 0
+    late: int = 0
     strays: list[str] = field(default_factory=list)
-    waiting: list[Run] = field(default_factory=list)
+    waiting: dict[str, datetime] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     about: dict[str, dict[str, str]] = field(default_factory=dict)
     unreadable: list[Unreadable] = field(default_factory=list)
@@ -85,19 +106,73 @@ class _Kept:
         return False
 
 
-def sweep(shell: Shell, names: Iterable[str], instances: list[Instance], around: Around, now: datetime) -> Report:
-    """One pass over the runs of these names and our instances. What failed is in the report."""
-    report = Report(instances=len(instances))
+def sweep(shell: Shell, glances: Iterable[Glance], instances: list[Instance], around: Around, now: datetime) -> Report:
+    """One pass over the runs of these glances and our instances. What failed is in the report."""
+    seen = list(glances)
+    report = Report(runs=len(seen), instances=len(instances))
     by_id = {i.instance_id: i for i in instances}
-    for name in names:
-        report.runs += 1
-        with report.kept(name, run=name):
-            _look_after(shell, name, by_id, around, now, report)
-    for instance in instances:
-        if instance.costs and not instance.protected:
-            with report.kept(instance.instance_id, run=instance.run, instance_id=instance.instance_id):
-                _account_for(shell, instance, around, report, now)
+    report.waiting = {g.name: g.created_at for g in seen if g.waits}
+    heard: Mapping[tuple[str, int], datetime] = {}  # where they can't be read, every run is looked at
+    with report.kept("heartbeats"):
+        heard = around.glimpse(should_be_heard(seen, now, shell.policy))
+    todo = oldest_first((g for g in seen if _needs_a_look(g, by_id, heard, around, now, shell)), now)
+    mine, others = todo[:SLICE], todo[SLICE:]
+    # Others begin while this one works: in a storm each run's launch is a second or two.
+    mine += _handed_over(others, around, report)
+    look_after(shell, mine, by_id, around, now, report)
+    known = {a.instance_id for g in seen for a in g.attempts}
+    unknown = [i for i in instances if i.costs and not i.protected and i.instance_id not in known]
+    _account_for_all(shell, unknown, around, report, now)
     return report
+
+
+def look_after(
+    shell: Shell,
+    runs: list[Glance],
+    by_id: Mapping[str, Instance],
+    around: Around,
+    now: datetime,
+    report: Report,
+) -> None:
+    """Each in turn, while there is time; the rest is handed over, or waits for the next pass."""
+    for n, seen in enumerate(runs):
+        if n and not around.in_time():
+            report.late += len(_handed_over(runs[n:], around, report))
+            return
+        report.looked_after += 1
+        with report.kept(seen.name, run=seen.name):
+            _look_after(shell, seen.name, by_id, around, now, report)
+
+
+def _handed_over(runs: list[Glance], around: Around, report: Report) -> list[Glance]:
+    """Give slices of these runs away; what nobody takes comes back."""
+    left: list[Glance] = []
+    for start in range(0, len(runs), SLICE):
+        part = runs[start : start + SLICE]
+        taken = False
+        with report.kept("slices"):
+            taken = around.hand_over(part)
+        if taken:
+            report.handed_over += len(part)
+        else:
+            left += part
+    return left
+
+
+def _needs_a_look(
+    seen: Glance,
+    by_id: Mapping[str, Instance],
+    heard: Mapping[tuple[str, int], datetime],
+    around: Around,
+    now: datetime,
+    shell: Shell,
+) -> bool:
+    if seen.waits:
+        return False  # its turn comes when there is money: `housekeeping.resume`
+    if seen.due <= now or around.untidy(seen):
+        return True
+    beats = {a.number: heard[seen.name, a.number] for a in seen.attempts if (seen.name, a.number) in heard}
+    return any(True for _ in happened(seen.attempts, by_id, beats, now, shell.policy))
 
 
 def _look_after(
@@ -107,12 +182,14 @@ def _look_after(
     if run is None:
         return
     if waiting(run):
-        report.waiting.append(run)
+        report.waiting[name] = run.created_at
     else:
         priced = around.priced(run)
         if priced:
             run = shell.tell(name, priced) or run
-    for event in happened(run, by_id, around.last_beats(run) if _should_be_heard(run) else {}, now, shell.policy):
+    live = [watched(a) for a in run.live]
+    beats = around.last_beats(run) if any(a.heard for a in live) else {}
+    for event in happened(live, by_id, beats, now, shell.policy):
         shell.tell(name, event)
     # A queued run that waits for money is launched in its turn, with the others that wait: none passes an older one.
     in_turn = run.status is Status.QUEUED and waiting(run)
@@ -121,38 +198,36 @@ def _look_after(
     around.prune(run)
 
 
-def _should_be_heard(run: Run) -> bool:
-    return any(a.phase in _HEARD for a in run.live)
+def _account_for_all(shell: Shell, instances: list[Instance], around: Around, report: Report, now: datetime) -> None:
+    for start in range(0, len(instances), 100):
+        part = instances[start : start + 100]
+        with report.kept("strays"):
+            runs = _runs_of(shell, part)
+            for n, instance in enumerate(part, start):
+                if n and not around.in_time():
+                    report.late += len(instances) - n
+                    return
+                with report.kept(instance.instance_id, run=instance.run, instance_id=instance.instance_id):
+                    _account_for(shell, instance, runs, around, report, now)
 
 
-def happened(
-    run: Run, by_id: Mapping[str, Instance], heard: Mapping[int, datetime], now: datetime, policy: Policy
-) -> Iterator[ev.Event]:
-    """What EC2's list and the heartbeats say about the run that the run does not know yet. Pure."""
-    for attempt in run.live:
-        if attempt.instance_id is None:
-            continue
-        instance = by_id.get(attempt.instance_id)
-        # EC2's list may lag behind a launch by minutes: absence proves an end only some time after it.
-        if instance is None:
-            if now - _since(attempt) >= policy.replay_for:
-                yield ev.InstanceState(attempt.instance_id, None)
-        elif not instance.alive:
-            yield ev.InstanceState(attempt.instance_id, instance.state, instance.reason)
-        elif (
-            attempt.phase in _HEARD
-            and now - max(heard.get(attempt.number, _since(attempt)), _since(attempt)) >= policy.silence
-        ):
-            yield ev.Silent(attempt.number)
+def _runs_of(shell: Shell, instances: list[Instance]) -> Callable[[str], Run | None]:
+    """The runs that these instances' tags name: read in few calls."""
+    found = shell.store.load_many(i.run for i in instances if i.run)
+    # One that can't be read is not one that is not there: asked for by itself it raises, and its instance is let be.
+    return lambda name: found.get(name) or shell.store.load(name)
 
 
-def _since(attempt: Attempt) -> datetime:
-    return max(attempt.phase_since, attempt.started_at or attempt.phase_since)
-
-
-def _account_for(shell: Shell, instance: Instance, around: Around, report: Report, now: datetime) -> None:
+def _account_for(
+    shell: Shell,
+    instance: Instance,
+    runs: Callable[[str], Run | None],
+    around: Around,
+    report: Report,
+    now: datetime,
+) -> None:
     """End an instance that no live attempt accounts for; adopt one that was launched and not recorded (I2)."""
-    run = shell.store.load(instance.run) if instance.run else None
+    run = runs(instance.run) if instance.run else None
     attempt = run.attempt(instance.attempt) if run else None
     if run and attempt and attempt.live:
         if attempt.instance_id == instance.instance_id:

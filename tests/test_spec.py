@@ -222,4 +222,4 @@ def test_an_input_is_no_other_runs_and_names_one_place(place: str) -> None:
     """It goes into the policy of what the run's instance may read."""
     with pytest.raises(SpecError) as error:
         parse({**SMALL, "inputs": [{"from": place, "to": "data"}]})
-    assert [e.field for e in error.value.errors] == ["inputs[0].from"]
+    assert [e.field for e in error.value.fields] == ["inputs[0].from"]

@@ -10,6 +10,7 @@ import pytest
 from chalicelib.core import events as ev
 from chalicelib.core.model import Reason, Run, Status
 from chalicelib.core.news import News
+from chalicelib.glances import Glance
 from chalicelib.instances import Instance
 from chalicelib.store import Store
 from chalicelib.sweep import Report, sweep
@@ -22,6 +23,24 @@ class Heard:
         self.at: dict[int, datetime] = {}
         self.pruned: list[str] = []
         self.recorded: dict[str, str] = {}
+
+        self.taken: list[list[str]] | None = None  # None: nobody takes a slice
+        self.runs_in_time = 10**9
+
+    def glimpse(self, attempts: list[tuple[str, int]]) -> Mapping[tuple[str, int], datetime]:
+        return {(name, number): self.at[number] for name, number in attempts if number in self.at}
+
+    def untidy(self, glance: Glance) -> bool:
+        return False
+
+    def in_time(self) -> bool:
+        self.runs_in_time -= 1
+        return self.runs_in_time > 0
+
+    def hand_over(self, runs: list[Glance]) -> bool:
+        if self.taken is not None:
+            self.taken.append([g.name for g in runs])
+        return self.taken is not None
 
     def last_beats(self, run: Run) -> Mapping[int, datetime]:
         return self.at
@@ -48,7 +67,7 @@ class Swept(Stage):
 
     def sweep(self, after: float = 60) -> Report:
         self.clock.now += timedelta(seconds=after)
-        return sweep(self.shell, list(self.store.live()), self.listed, self.heard, self.clock.now)
+        return sweep(self.shell, self.store.glances(), self.listed, self.heard, self.clock.now)
 
     @property
     def run(self) -> Run:

@@ -43,7 +43,8 @@ def queued(name: str = "q", age: int = 0) -> Run:
 
 
 def chosen(runs: list[Run], leases: str, now: datetime = TURN, raised_at: datetime | None = None) -> list[str]:
-    return [run.name for run in to_resume(runs, LEASE * Decimal(leases), now, POLICY, raised_at=raised_at)]
+    oldest_first = sorted(runs, key=lambda run: run.created_at)
+    return [run.name for run in to_resume(oldest_first, LEASE * Decimal(leases), now, POLICY, raised_at=raised_at)]
 
 
 # -- pure ------------------------------------------------------------------------------------------------------------
@@ -118,8 +119,9 @@ class Poor(Swept):
         report = self.sweep()
         free = lambda: self.store.ledger.month(f"{self.clock.now:%Y-%m}")["free"]  # noqa: E731
         priced = lambda run: ev.Priced(OFFERS, self.clock.now)  # noqa: E731
+        runs = housekeeping.waiting_runs(self.shell, report.waiting)
         raised_at = self.store.ledger.raised_at
-        return housekeeping.resume(self.shell, report.waiting, free, raised_at, priced, self.clock.now)
+        return housekeeping.resume(self.shell, runs, free, raised_at, priced, self.clock.now)
 
     def add(self, name: str, **changes: object) -> None:
         self.store.create(new_run(name=name, uid=name, **changes), {}, "hash")

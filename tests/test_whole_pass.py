@@ -118,8 +118,6 @@ def test_the_next_month_has_thresholds_of_its_own(house: House) -> None:
 
 
 def test_the_month_is_at_its_end_when_a_run_waits_for_money(house: House) -> None:
-    report = Report()
-    report.waiting.append(new_run(status=Status.SUSPENDED))
     housekeeping._thresholds(house.c, True, START)
     assert [item["sk"] for item in house.c.store.ledger.query("ACTS")] == ["2026-11#100"]
 

@@ -258,6 +258,8 @@ def renewed(run: Run, event: ev.Renewed, now: datetime, policy: Policy) -> Run:
     attempt = _leased(run, event.attempt, event.seq)
     if attempt is None or not attempt.live or attempt.drain or run.status.ended:
         return run
+    if event.priced:
+        run = priced(run, event.priced)
     return run.put(leases.renewed(attempt, event.usage, now, policy))
 
 

@@ -152,23 +152,6 @@ class Settled:
 
 
 @dataclass(frozen=True)
-class Renewed:
-    """The lease with this sequence number is used up to now; the next slice is to be reserved in the same write."""
-
-    attempt: int
-    seq: int
-    usage: Usage
-
-
-@dataclass(frozen=True)
-class WatchdogSet:
-    """EventBridge Scheduler ends the attempt's instance at `at`; None: it has no entry for it any more."""
-
-    attempt: int
-    at: datetime | None
-
-
-@dataclass(frozen=True)
 class Priced:
     """What the pools are offered for: it replaces the offers of launches to come.
 
@@ -177,6 +160,27 @@ class Priced:
 
     offers: tuple[Offer, ...]
     at: datetime
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """The lease with this sequence number is used up to now; the next slice is to be reserved in the same write.
+
+    `priced`: with it come today's prices for launches to come.
+    """
+
+    attempt: int
+    seq: int
+    usage: Usage
+    priced: Priced | None = None
+
+
+@dataclass(frozen=True)
+class WatchdogSet:
+    """EventBridge Scheduler ends the attempt's instance at `at`; None: it has no entry for it any more."""
+
+    attempt: int
+    at: datetime | None
 
 
 @dataclass(frozen=True)

@@ -219,10 +219,9 @@ def next_deadline(run: Run, now: datetime, policy: Policy) -> datetime | None:
             times.append(attempt.terminate_asked_at + policy.end_margin / 2)
         if attempt.watchdog_again_at:
             times.append(attempt.watchdog_again_at)
-        if attempt.phase in (Phase.PREPARING, Phase.READY, Phase.TRAINING):
-            times.append(now + policy.silence)
-    if run.retry_at and not run.status.ended and run.wanted is Wanted.RUN:
-        times.append(run.retry_at)
+        # Silence has no deadline: the sweep reads each attempt's last heartbeat beside the run.
+    if not run.status.ended and run.wanted is Wanted.RUN:
+        times += _also(run, now, policy)
     if times:
         return min(times)
     if run.status.ended:
@@ -230,6 +229,17 @@ def next_deadline(run: Run, now: datetime, policy: Policy) -> datetime | None:
     if run.status is Status.SUSPENDED:
         return turn(now, policy) if run.wanted_reason is Reason.BUDGET else now + 30 * _DAY
     return now
+
+
+def _also(run: Run, now: datetime, policy: Policy) -> list[datetime]:
+    """When a run that should run is to be looked at beside its attempts' limits."""
+    times = [run.retry_at] if run.retry_at else []
+    started = [a for a in run.live if a.started_at]
+    if started:
+        times.append(now + (run.limits.duration - running_time(run, now)) / len(started))
+        # A renewal brings new prices with it; where none comes, the sweep asks before they are stale.
+        times.append((run.offered_at or now) + 2 * policy.price_age)
+    return times
 
 
 def _watchdog(attempt: Attempt, now: datetime, policy: Policy) -> ev.SetWatchdog | None:

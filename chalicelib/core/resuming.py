@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from decimal import Decimal
 
@@ -23,17 +23,18 @@ def waiting(run: Run) -> bool:
 
 def to_resume(
     runs: Iterable[Run], free: Decimal, now: datetime, policy: Policy, *, raised_at: datetime | None = None
-) -> list[Run]:
-    """The runs to resume now, in order. `free` is the month's; `raised_at` is when its limit was last raised."""
-    chosen = []
-    for run in sorted(runs, key=lambda r: (r.created_at, r.name)):
+) -> Iterator[Run]:
+    """The runs to resume now, of these that come oldest first; none is asked for when the money is at its end.
+
+    `free` is the month's; `raised_at` is when its limit was last raised.
+    """
+    for run in runs:
         needed = first_lease(run, now, policy)
         anew = _turned(run, now) or (raised_at is not None and (run.refused_at or run.created_at) <= raised_at)
         if free < needed * (1 if anew else _LEASES_BACK):
-            break
+            return
         free -= needed
-        chosen.append(run)
-    return chosen
+        yield run
 
 
 def first_lease(run: Run, now: datetime, policy: Policy) -> Decimal:

@@ -13,6 +13,7 @@ from chalicelib.core.events import Note
 from chalicelib.core.ledger import Line, LineChange, line_changes, movements
 from chalicelib.core.model import Policy, Run
 from chalicelib.core.news import News
+from chalicelib.glances import Glance, from_text, glance, to_text
 from chalicelib.ledger import LimitTooLow
 from chalicelib.store import Conflict, Exists, OverLimit
 from tests.sim.faults import Faults
@@ -123,8 +124,15 @@ class FakeStore:
         return self.instances.get(instance_id)
 
     def live(self) -> Iterator[str]:
+        return (seen.name for seen in self.glances())
+
+    def glances(self) -> Iterator[Glance]:
         self.faults.after(self.faults.before("Scan live"))
-        return iter([name for name, run in self.saved.items() if run.deadline is not None])
+        return iter([from_text(run.name, to_text(glance(run))) for run in self.saved.values() if run.deadline])
+
+    def load_many(self, names: Iterable[str]) -> dict[str, Run]:
+        self.faults.after(self.faults.before("BatchGetItem runs"))
+        return {name: self.saved[name] for name in names if name in self.saved}
 
     def save(
         self,

@@ -22,6 +22,7 @@ from chalicelib.core import calendar
 from chalicelib.core import events as ev
 from chalicelib.core.model import Counted, Limits, Policy, Reason, Run, Status
 from chalicelib.core.news import News
+from chalicelib.glances import Glance
 from chalicelib.instances import Instance as Listed
 from chalicelib.shell import Shell
 from chalicelib.store import Conflict
@@ -59,7 +60,8 @@ class World:
         self.shell = Shell(self.store, self.ec2, self.policy, lambda: self.now, self.ec2, self.ec2)  # type: ignore[arg-type]
         self.c: Any = SimpleNamespace(
             store=self.store, shell=self.shell, policy=self.policy, clock=lambda: self.now, fleet=self.ec2,
-            meter=self.ec2, bucket=self, records=self, region="us-east-1", sts=self,
+            meter=self.ec2, offers_for_later=self.priced, bucket=self, records=self, region="us-east-1", sts=self,
+            telemetry=SimpleNamespace(count=lambda *_, **__: None, concerns=lambda *_: None),
             settings=SimpleNamespace(
                 instance_role="spot-relay-sim-instance", stage="sim", bucket="b", log_group="", time_scale=1.0,
                 account=ACCOUNT, run_role_arn=f"arn:aws:iam::{ACCOUNT}:role/spot-relay-sim-run",
@@ -136,10 +138,10 @@ class World:
                 self._listed(i) for i in self.ec2.instances.values() if i.running or self.now - i.ended_at < 60 * MINUTE
             ]  # type: ignore[operator]
             self.store.ledger.open([self.month(self.now), self.month(calendar.turn(self.now, self.policy))])
-            report = sweep(self.shell, list(self.store.live()), listed, self, self.now)
-            housekeeping.resume(
-                self.shell, report.waiting, self.free, self.store.ledger.raised_at, self.offers_of, self.now
-            )
+            report = sweep(self.shell, self.store.glances(), listed, self, self.now)
+            waiting = housekeeping.waiting_runs(self.shell, report.waiting)
+            raised_at = self.store.ledger.raised_at
+            housekeeping.resume(self.shell, waiting, self.free, raised_at, self.offers_of, self.now)
         except (CallFailed, Died, Conflict):
             pass  # the next minute goes on
 
@@ -152,6 +154,20 @@ class World:
     def last_beats(self, run: Run) -> Mapping[int, datetime]:
         """A living agent has been heard half a minute ago, if the controller was there to hear it."""
         return {a.instance.attempt: self.now for a in self.agents.values() if a.alive and a.instance.run == run.name}
+
+    def glimpse(self, attempts: list[tuple[str, int]]) -> Mapping[tuple[str, int], datetime]:
+        return {agent.name: self.now for agent in self.agents.values() if agent.alive}
+
+    def untidy(self, glance: Glance) -> bool:
+        """Nothing is stored here."""
+        return False
+
+    def in_time(self) -> bool:
+        return True
+
+    def hand_over(self, runs: list[Glance]) -> bool:
+        """One invocation has all the time it needs."""
+        return False
 
     def priced(self, run: Run) -> ev.Priced | None:
         if run.status.ended or (run.offered_at and self.now - run.offered_at < self.policy.price_age):
@@ -169,6 +185,10 @@ class World:
 
     def heard(self, run: str, beat: Any) -> None:
         """Heartbeats are not kept."""
+
+    def beats(self, run: str) -> dict[int, Any]:
+        """They are not kept."""
+        return {}
 
     def left(self, *told: Any) -> None:
         """Nor results."""
