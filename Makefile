@@ -66,10 +66,13 @@ lint-template: .venv/.installed  ## the template, by cfn-lint and by checkov (ex
 	.venv/bin/cfn-lint --regions us-east-1 --template .chalice/resources.yaml
 	$(CHECKOV) --file .chalice/resources.yaml --framework cloudformation --compact --quiet --skip-download
 
+docs-tables: .venv/.installed  ## write the table of who may do what into docs/security.md anew, from the template
+	$(PY) -m spotrelay.deploying.who_can --write
+
 prove-least-privilege: .venv/.installed  ## what breaks without each permission, for docs/least-privilege.md (a quarter of an hour)
 	$(PY) -m spotrelay.privileges
 
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz fuzz-api faults bench check lint-template prove-least-privilege format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz fuzz-api faults bench check lint-template prove-least-privilege docs-tables format

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,8 @@ from chalicelib.telemetry import about, logger
 _OF_EC2 = {"source": ["aws.ec2"]}
 _GONE = ["shutting-down", "terminated", "stopping", "stopped"]
 _MOST_BODY = 64 * 1024
-_NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 _JSON = {"Content-Type": "application/json"}
+_NUMBER = re.compile(r"[1-9][0-9]{0,3}")
 
 app = Chalice(app_name="spot-relay", configure_logs=False)
 app.register_middleware(ConvertToMiddleware(logger.inject_lambda_context(clear_state=True)), "all")
@@ -66,9 +67,8 @@ def _on_instance(event: CloudWatchEvent) -> None:
         raise
     if run is not None:
         attempt = next((a for a in run.attempts if a.instance_id == ours.instance_id), None)
-        logger.info(
-            "instance event", extra={"kind": type(ours).__name__, **about(run, attempt), **_counted(c, counted)}
-        )
+        keys = {"kind": type(ours).__name__, **about(run, attempt), **_counted(c, counted)}
+        logger.info("instance event", extra=keys)
 
 
 def _counted(c: Controller, since: int) -> dict[str, Any]:
@@ -151,12 +151,12 @@ def run_events(run: str) -> Response:
 
 @app.route("/runs/{run}/checkpoints", methods=["GET"], authorizer=signed)
 def run_checkpoints(run: str) -> Response:
-    return _people(lambda people, c: people.checkpoints(c, run), run)
+    return _people(lambda people, c: people.checkpoints(c, run, _query()), run)
 
 
 @app.route("/runs/{run}/ledger", methods=["GET"], authorizer=signed)
 def run_ledger(run: str) -> Response:
-    return _people(lambda people, c: people.ledger(c, run), run)
+    return _people(lambda people, c: people.ledger(c, run, _query()), run)
 
 
 @app.route("/budget", methods=["GET", "PUT"], authorizer=signed)
@@ -275,7 +275,7 @@ def _body() -> Any:
     if len(raw) > _MOST_BODY:
         raise ApiError(413, "too_large", f"The body has {len(raw)} bytes; at most {_MOST_BODY} are taken.")
     try:
-        body = json.loads(raw or b"null", parse_constant=_no_number)
+        body = json.loads(raw or b"null", parse_constant=_no_number, object_pairs_hook=_once)
         json.dumps(body, ensure_ascii=False).encode()  # half of a surrogate pair is no text that could be kept
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "bad_request", f"The body is no JSON: {str(error)[:300]}.") from error
@@ -284,6 +284,15 @@ def _body() -> Any:
 
 def _no_number(word: str) -> Any:
     raise ValueError(f"{word} is no number of JSON's")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object that names each key once: of two, nobody could say which was meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:100]!r} is there twice")
+    return found
 
 
 def _query() -> dict[str, str]:

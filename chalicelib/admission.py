@@ -28,7 +28,10 @@ _SECONDS = Decimal(3600)
 
 @dataclass(frozen=True)
 class Facts:
-    """What a judgement rests on. `quota` and `vcpus` are None and empty when AWS does not say."""
+    """What a judgement rests on. `quota` and `vcpus` are None and empty when AWS does not say.
+
+    `open_runs` are those without an end, of which there may be `most_runs`.
+    """
 
     pools: tuple[Priced, ...]
     month: str
@@ -36,6 +39,8 @@ class Facts:
     turns_at: datetime
     quota: int | None
     vcpus: Mapping[str, int]
+    open_runs: int = 0
+    most_runs: int = 100
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ def gather(c: Controller, spec: specs.RunSpec) -> Facts:
     month = calendar.month(now, c.policy)
     account = c.store.ledger.month(month)
     turns = calendar.turn(now, c.policy)
-    return Facts(pools, month, account, turns, c.quotas.limit(market), c.quotas.vcpus(types))
+    quota, vcpus = c.quotas.limit(market), c.quotas.vcpus(types)
+    return Facts(pools, month, account, turns, quota, vcpus, c.store.count_live(), c.settings.max_open_runs)
 
 
 def judge(spec: specs.RunSpec, facts: Facts, now: datetime, policy: Policy) -> Judgement:
@@ -77,6 +83,13 @@ def judge(spec: specs.RunSpec, facts: Facts, now: datetime, policy: Policy) -> J
     numbers = cost(spec, facts, now, policy)
     first, limit, free = Decimal(numbers["first_lease_usd"]), spec.limits.cost_usd, facts.account["free"]
     warnings = _warnings(spec, facts, numbers)
+    if facts.open_runs >= facts.most_runs:
+        said = (
+            f"{facts.open_runs} runs have not ended, and {facts.most_runs} may be open at once: cancel some, or raise "
+            "MAX_OPEN_RUNS (spotrelay deploy --max-open-runs)."
+        )
+        more = {**numbers, "open_runs": facts.open_runs, "max_open_runs": facts.most_runs}
+        return Judgement("refuse", said, more, 409, "too_many_runs", warnings)
     needs, quota = min(facts.vcpus.values(), default=0), facts.quota
     if quota is not None and needs > quota:
         command = increase(spec.resources.market, 2 * needs)

@@ -13,6 +13,7 @@ from typing import Any
 from chalicelib.bucket import checkpoint_prefix, run_prefix
 from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.names import NAME
 from chalicelib.controller import Controller
 from chalicelib.core import answers, leases
 from chalicelib.core import events as ev
@@ -21,11 +22,11 @@ from chalicelib.core.apply import may_take
 from chalicelib.core.figures import Name, steps_lost
 from chalicelib.core.model import Attempt, Counted, Reason, Run
 from chalicelib.records import Beat
-from chalicelib.scoped import credentials, policy, secret_path
+from chalicelib.scoped import command_policy, credentials, policy, secret_path
 from chalicelib.store import OverLimit
 from chalicelib.telemetry import about
 
-_CALLER = re.compile(r"^arn:aws[\w-]*:sts::\d{12}:assumed-role/(?P<role>[\w+=,.@-]+)/(?P<instance>i-[0-9a-f]{8,17})$")
+_CALLER = re.compile(r"arn:aws[\w-]*:sts::\d{12}:assumed-role/(?P<role>[\w+=,.@-]+)/(?P<instance>i-[0-9a-f]{8,17})")
 _ASK_AGAIN_S = 2.0  # how often a waiting successor asks for the baton: it is part of every training pause
 
 
@@ -40,11 +41,11 @@ class Caller:
 
 def identify(c: Controller, arn: str, name: str, number: int) -> Caller:
     """The caller as the run's own attempt. Raises ApiError 403, 404, or 409 `retry` while EC2 is not sure yet."""
-    found = _CALLER.match(arn)
+    found = _CALLER.fullmatch(arn)
     if not found or found["role"] != c.settings.instance_role:
         raise ApiError(403, "not_an_instance", "Only an instance that Spot Relay launched may call this route.")
     instance_id = found["instance"]
-    run = c.store.load(name)
+    run = c.store.load(name) if re.fullmatch(NAME, name) else None
     if run is None:
         raise ApiError(404, "not_found", f"There is no run {name!r}.")
     attempt = run.attempt(number)
@@ -80,7 +81,7 @@ def claim(c: Controller, caller: Caller, body: ClaimRequest) -> dict[str, Any]:
                 **told,
                 **_work(c, run, number),
                 **_lease(c, run, number),
-                "credentials": _credentials(c, run, number),
+                **_all_credentials(c, run, number),
             }
         case Action.WAIT:
             return {**told, "retry_in_s": _ASK_AGAIN_S * c.settings.time_scale, **_lease(c, run, number)}
@@ -144,7 +145,7 @@ def heartbeat(c: Controller, caller: Caller, body: HeartbeatRequest) -> dict[str
         "reason": str(answer.reason),
         "message": answer.message,
         **lease,
-        "credentials": _credentials(c, run, number) if stale else None,
+        **(_all_credentials(c, run, number) if stale else {"credentials": None, "command_credentials": None}),
     }
 
 
@@ -236,8 +237,17 @@ def _work(c: Controller, run: Run, number: int) -> dict[str, Any]:
     }
 
 
-def _credentials(c: Controller, run: Run, number: int) -> dict[str, str]:
+def _all_credentials(c: Controller, run: Run, number: int) -> dict[str, dict[str, str] | None]:
+    """The agent's, and those that the spec asks for its command."""
     spec = _spec(c, run.name)
+    lent = None
+    if spec.get("aws_credentials"):
+        narrower = command_policy(c.settings, run.name, number, [each["from"] for each in spec["inputs"]])
+        lent = credentials(c.sts, c.settings, run.name, number, narrower)
+    return {"credentials": _credentials(c, run, number, spec), "command_credentials": lent}
+
+
+def _credentials(c: Controller, run: Run, number: int, spec: dict[str, Any]) -> dict[str, str]:
     inputs = [each["from"] for each in spec["inputs"]]
     named = [*spec["secrets"].values(), *([spec["source"]["token"]] if spec["source"].get("token") else [])]
     document = policy(c.settings, c.region, run.name, number, inputs, named)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from chalicelib import admission, money, views
+from chalicelib import admission, money, scoped, views
 from chalicelib.bucket import checkpoint_prefix, run_prefix
 from chalicelib.codec import Unreadable
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
+from chalicelib.contracts.names import NAME
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Limits, Reason, Run, Status
@@ -22,7 +23,10 @@ from chalicelib.store import Exists
 from chalicelib.subscribers import subscribe
 
 _PAGE, _MOST = 20, 100
-_TIMELINE = re.compile(r"[0-9]{1,12}#[0-9]{1,12}")  # the sort key of a line, without its first word
+_LINES = 1000
+_NO_CURSOR = "is none that was answered; begin without one"
+_EVENT = re.compile(r"[0-9]{8,12}#[0-9]{2,12}")
+_NUMBERS = re.compile(r"([0-9]{1,4})-([0-9]{1,12})")
 
 
 def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
@@ -77,6 +81,7 @@ def plan(c: Controller, body: object) -> dict[str, Any]:
     spec = _spec(c, body)
     known = _same_run(c, spec.name, specs.canonical_hash(spec))
     if known is None:
+        _fits(c, spec)
         _must_be_unused(c, spec.name)
     facts = admission.gather(c, spec)
     judged = admission.judge(spec, facts, c.clock(), c.policy)
@@ -92,8 +97,24 @@ def _spec(c: Controller, body: object) -> specs.RunSpec:
         raise ApiError.bad_spec(error) from error
 
 
+def _fits(c: Controller, spec: specs.RunSpec) -> None:
+    """Raises ApiError 400 when what the run may reach can't be written into one session policy: it could never start."""
+    inputs = [each.from_ for each in spec.inputs]
+    named = [*spec.secrets.values(), *([spec.source.token] if spec.source.token else [])]
+    size = len(scoped.text(scoped.policy(c.settings, c.region, spec.name, 9999, inputs, named)))
+    if size > scoped.MOST_CHARACTERS:
+        field = "inputs" if sum(map(len, inputs)) > sum(map(len, named)) else "secrets"
+        raise ApiError.wrong_field(
+            field,
+            f"{len(getattr(spec, field))} of them",
+            f"makes the policy of the run's credentials {size} characters long, and AWS takes {scoped.MOST_CHARACTERS}: "
+            "use fewer or shorter names",
+        )
+
+
 def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
     now = c.clock()
+    _fits(c, spec)
     facts = admission.gather(c, spec)
     admission.judge(spec, facts, now, c.policy).refuse()
     limits = Limits(
@@ -147,7 +168,7 @@ def list_runs(c: Controller, query: Mapping[str, str]) -> dict[str, Any]:
         try:
             names, cursor = c.records.runs(limit - len(found), cursor)
         except BadCursor as error:
-            raise ApiError.wrong_field("cursor", str(error), "is none that was answered; begin without one") from error
+            raise ApiError.wrong_field("cursor", str(error), _NO_CURSOR) from error
         for name in names:
             try:
                 run = c.store.load(name)
@@ -191,45 +212,62 @@ def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None =
 def events(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
     _load(c, name)
     cursor = query.get("cursor") or ""
-    if cursor and not _TIMELINE.fullmatch(cursor):
-        raise ApiError.wrong_field("cursor", cursor, "is none that was answered; begin without one")
+    if cursor and not _EVENT.fullmatch(cursor):
+        raise ApiError.wrong_field("cursor", cursor, _NO_CURSOR)
     items, more = c.store.timeline(name, _limit(query), cursor)
     return {"events": [views.event_view(item) for item in items], "cursor": more}
 
 
-def checkpoints(c: Controller, name: str) -> dict[str, Any]:
-    """Whole checkpoints, newest first, and whether each counts for a resume."""
-    run = _load(c, name)
+def checkpoints(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """Whole checkpoints, newest first, and whether each counts for a resume. `limit` bounds, `cursor` goes on."""
+    run, limit, after = _load(c, name), _limit(query, _MOST), _after(query)
     fixed = {f.attempt: f.step for f in run.counted}
-    found = [
-        {
-            "attempt": attempt,
-            "step": step,
-            "prefix": checkpoint_prefix(name, attempt, step),
-            "counts": step <= fixed.get(attempt, step),
-        }
-        for attempt in reversed(c.bucket.attempts(name))
-        for step in c.bucket.whole(name, attempt)
-    ]
-    return {"checkpoints": found}
+    found: list[dict[str, Any]] = []
+    for attempt in reversed(c.bucket.attempts(name)):
+        if after and attempt > after[0]:
+            continue
+        at_most = after[1] - 1 if after and attempt == after[0] else None
+        for step in c.bucket.whole(name, attempt, at_most):
+            if len(found) == limit:
+                return {"checkpoints": found, "cursor": f"{found[-1]['attempt']}-{found[-1]['step']}"}
+            prefix, counts = checkpoint_prefix(name, attempt, step), step <= fixed.get(attempt, step)
+            found.append({"attempt": attempt, "step": step, "prefix": prefix, "counts": counts})
+    return {"checkpoints": found, "cursor": None}
 
 
-def ledger(c: Controller, name: str) -> dict[str, Any]:
+def ledger(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """The run's account, and its lines, oldest first. `limit` bounds them, `cursor` goes on."""
     _load(c, name)
-    return money.lines(c, name)
+    limit, after = _limit(query, _LINES, _LINES), _after(query)
+    answer = money.lines(c, name)
+    left = [line for line in answer["lines"] if not after or (line["attempt"], line["seq"]) > after]
+    more = f"{left[limit - 1]['attempt']}-{left[limit - 1]['seq']}" if len(left) > limit else None
+    return {**answer, "lines": left[:limit], "cursor": more}
 
 
 def _load(c: Controller, name: str) -> Run:
-    run = c.store.load(name)
+    # Nothing else was ever a run's name; a long one would be no key of the table.
+    run = c.store.load(name) if re.fullmatch(NAME, name) else None
     if run is None:
-        raise ApiError(404, "not_found", f"There is no run {name!r}.")
+        raise ApiError(404, "not_found", f"There is no run {name[:100]!r}.")
     return run
 
 
-def _limit(query: Mapping[str, str]) -> int:
+def _limit(query: Mapping[str, str], usual: int = _PAGE, most: int = _MOST) -> int:
     given = query.get("limit")
     if not given:
-        return _PAGE
-    if not given.isascii() or not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= _MOST:
-        raise ApiError.wrong_field("limit", given, f"must be a whole number from 1 to {_MOST}")
+        return usual
+    if not re.fullmatch(r"[0-9]{1,6}", given) or not 1 <= int(given) <= most:
+        raise ApiError.wrong_field("limit", given, f"must be a whole number from 1 to {most}")
     return int(given)
+
+
+def _after(query: Mapping[str, str]) -> tuple[int, int] | None:
+    """Where to go on: attempt, and step or number of the line."""
+    given = query.get("cursor")
+    if not given:
+        return None
+    found = _NUMBERS.fullmatch(given)
+    if not found:
+        raise ApiError.wrong_field("cursor", given, _NO_CURSOR)
+    return int(found[1]), int(found[2])

@@ -19,6 +19,7 @@ from boto3.dynamodb.types import DYNAMODB_CONTEXT
 
 from chalicelib.batches import batch_get
 from chalicelib.codec import Skip, each, from_item, moment, strict, to_item
+from chalicelib.contracts.names import is_run_name
 from chalicelib.core.model import Run
 
 _DEEPEST = 16  # DynamoDB takes 32 levels, our own around it included
@@ -157,9 +158,12 @@ def _encoded(sk: str) -> str:
 def _decoded(cursor: str) -> str:
     try:
         sk = base64.urlsafe_b64decode(cursor.encode()).decode()
-        datetime.fromisoformat(sk.partition("#")[0])
+        at, _, name = sk.partition("#")
+        datetime.fromisoformat(at)
     except (binascii.Error, UnicodeError, ValueError) as error:
         raise BadCursor(cursor) from error
+    if len(at) > 40 or not is_run_name(name):
+        raise BadCursor(cursor)
     return sk
 
 

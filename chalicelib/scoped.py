@@ -10,6 +10,7 @@ from chalicelib.bucket import run_prefix
 from chalicelib.settings import Settings
 
 SECONDS = 3600  # role chaining allows no more
+MOST_CHARACTERS = 2048  # of a session policy (STS, AssumeRole)
 
 
 def policy(
@@ -43,6 +44,30 @@ def policy(
     return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **s} for s in statements]}
 
 
+def command_policy(settings: Settings, run: str, attempt: int, inputs: Iterable[str]) -> dict[str, Any]:
+    """What a run's own command may do when its spec asks for credentials: read the run and its inputs, write results. Pure.
+
+    No secrets, no log, no checkpoints: those are the agent's, and a checkpoint that the command wrote could not be believed.
+    """
+    bucket, prefix = f"arn:aws:s3:::{settings.bucket}", run_prefix(run)
+    fetched = sorted({name.strip("/") for name in inputs})
+    read = [f"{bucket}/{prefix}*", *(f"{bucket}/{each}{end}" for each in fetched for end in ("", "/*"))]
+    statements: list[dict[str, Any]] = [
+        {"Action": "s3:GetObject", "Resource": read},
+        {"Action": "s3:PutObject", "Resource": f"{bucket}/{prefix}results/{attempt:04d}/*"},
+        {
+            "Action": "s3:ListBucket",
+            "Resource": bucket,
+            "Condition": {"StringLike": {"s3:prefix": [f"{prefix}*", *(f"{each}*" for each in fetched)]}},
+        },
+    ]
+    return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **s} for s in statements]}
+
+
+def text(document: dict[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
 def secret_path(stage: str, name: str) -> str:
     """The SSM parameter that keeps a stored secret."""
     return f"/spot-relay/{stage}/secrets/{name}"
@@ -53,7 +78,7 @@ def credentials(sts: Any, settings: Settings, run: str, attempt: int, document: 
     given = sts.assume_role(
         RoleArn=settings.run_role_arn,
         RoleSessionName=f"{run[:48]}-{attempt}",
-        Policy=json.dumps(document, separators=(",", ":")),
+        Policy=text(document),
         DurationSeconds=SECONDS,
     )["Credentials"]
     return {

@@ -26,6 +26,7 @@ class Settings:
     limit_usd: Decimal
     topic_arn: str
     log_group: str
+    max_open_runs: int = 100  # runs without an end; a submission beyond them is refused
     guard: str = "own"  # "account": instances of others in the account are ended, too
     time_scale: float = 1.0  # below 1 only in a rehearsal
     month_shift_s: float = 0.0  # not 0 only in a rehearsal
@@ -70,9 +71,14 @@ class Settings:
 
         try:
             limit = Decimal(need("LIMIT_USD"))
+            most = int(env.get("MAX_OPEN_RUNS") or 100)
             scale, shift = float(env.get("TIME_SCALE") or 1), float(env.get("MONTH_SHIFT_S") or 0)
         except (InvalidOperation, ValueError) as error:
-            raise NotConfigured(f"LIMIT_USD, TIME_SCALE and MONTH_SHIFT_S must be numbers: {error}") from error
+            raise NotConfigured(
+                f"LIMIT_USD, MAX_OPEN_RUNS, TIME_SCALE and MONTH_SHIFT_S must be numbers: {error}"
+            ) from error
+        if not 1 <= most <= 100_000:
+            raise NotConfigured(f"MAX_OPEN_RUNS is {most}; it must be from 1 to 100000.")
         guard = env.get("GUARD") or "own"
         if guard not in ("own", "account"):
             raise NotConfigured(f"GUARD is {guard!r}; it must be own or account.")
@@ -89,6 +95,7 @@ class Settings:
             limit_usd=limit,
             topic_arn=env.get("TOPIC_ARN", ""),
             log_group=env.get("LOG_GROUP", ""),
+            max_open_runs=most,
             guard=guard,
             time_scale=scale,
             month_shift_s=shift,

@@ -172,6 +172,11 @@ class Store:
         found = batch_get(self._client, self._table, keys, {"ConsistentRead": True}, self._pause)
         return {run.name: run for run in each(map(from_item, found), _run, self._skip)}
 
+    def count_live(self) -> int:
+        """How many runs have no end yet; a moment old, so that a burst may pass a limit by what came in that moment."""
+        pages = self._client.get_paginator("scan").paginate(TableName=self._table, IndexName="live", Select="COUNT")
+        return sum(int(page["Count"]) for page in pages)
+
     def timeline(self, name: str, limit: int = 100, after: str = "") -> tuple[list[dict[str, Any]], str | None]:
         """The run's notes, oldest first (at, status, reason, message, attempt), and the cursor of the next page."""
         answer = self._client.query(

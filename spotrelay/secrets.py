@@ -12,7 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 from pydantic import TypeAdapter, ValidationError
 
-from chalicelib.contracts.spec import SecretName
+from chalicelib.contracts.kinds import SecretName
 
 # A standard parameter holds 4 KB and costs nothing.
 _MOST_BYTES = 4096

@@ -142,7 +142,7 @@ def test_a_changed_limit_is_an_act_and_the_budget_shows_it(stage: Deployed) -> N
 def test_the_ledger_shows_what_was_settled_and_from_which_price(stage: Deployed) -> None:
     stage.training()
     stage.c.shell.on_instance(ev.InstanceState("i-00000001", "terminated"))
-    shown = people.ledger(stage.c, SPEC["name"])
+    shown = people.ledger(stage.c, SPEC["name"], {})
     LedgerView.model_validate(json.loads(json.dumps(shown)))
     settled = [line for line in shown["lines"] if line["entry"] == "settled"]
     assert [(line["source"], line["seconds"]) for line in settled] == [("spot_history", 60.0)]

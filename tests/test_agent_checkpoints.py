@@ -144,7 +144,7 @@ def test_unchanged_files_are_copied_inside_s3(bucket, folder, monkeypatch):
     (folder / "step_20/new").write_bytes(b"n")
     sent = []
     upload = bucket.upload
-    monkeypatch.setattr(bucket, "upload", lambda path, key: (sent.append(path.name), upload(path, key)))
+    monkeypatch.setattr(bucket, "upload", lambda path, key: (sent.append(key.rpartition("/")[2]), upload(path, key)))
     manifest = made.publish(scan.look(folder, ["step_20"]), 20)
     assert sent == ["new"]
     assert manifest.parent == Ref(1, 10)

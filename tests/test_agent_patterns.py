@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "userdata/agent"))
 
+import matching
 import patterns
 from patterns import Entry
 
@@ -65,7 +66,7 @@ def test_a_name_without_a_step_counts_only_where_no_name_has_one():
 
 def test_the_users_own_pattern_replaces_the_known_ones():
     pattern = patterns.compile_pattern(r"^weights\.(?P<step>\d+)$")
-    assert patterns.checkpoints(["weights.3", "step_9"], pattern) == [Entry("weights.3", 3)]
+    assert patterns.checkpoints(["weights.3", "step_9"], matching.BoundedPattern(pattern)) == [Entry("weights.3", 3)]
 
 
 @pytest.mark.parametrize("pattern", ["(", "step_\\d+"])

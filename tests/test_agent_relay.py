@@ -61,6 +61,7 @@ class Controller:
         self.prepare = {}
         self.on_beat = lambda beat: {}
         self.notice_at = None
+        self.lent = None
         controller = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -100,7 +101,7 @@ class Controller:
             self.exits.append(body)
             return {"linger_s": 0}
         if not body["ready"]:
-            return {**self.prepare, **lease}
+            return {**self.prepare, "command_credentials": self.lent, **lease}
         self.ready.append(body)
         return {**(self.claims.pop(0) if len(self.claims) > 1 else self.claims[0]), **lease}
 
@@ -247,6 +248,62 @@ def test_a_run_trains_to_its_end_and_leaves_its_results(run, controller, s3):
     # The lease of 50 minutes and the grace, less what the answer took: never a minute that is not paid for.
     assert 45 <= int(calls[0].removeprefix("shutdown -P +")) <= 55
     assert calls[-1] == "shutdown -P now"
+
+
+PRINT_ENV = (
+    "import json, os; json.dump(dict(os.environ), open(os.environ['SPOT_RELAY_RESULTS_DIR'] + '/metrics.json', 'w'))"
+)
+
+
+def test_the_command_has_nothing_of_awss_in_its_environment_unless_it_asks(run, controller, s3):
+    run(command=f'{sys.executable} -c "{PRINT_ENV}"', results={"dir": "results", "metrics": "metrics.json"})
+    seen = json.loads(s3.get_object(Bucket=BUCKET, Key="runs/quick/results/0001/metrics.json")["Body"].read())
+    assert [name for name in seen if name.startswith(("AWS_", "GIT_CONFIG"))] == []
+    assert {name for name in seen if name.startswith("SPOT_RELAY_")} == {
+        f"SPOT_RELAY_{name}" for name in ("RUN", "ATTEMPT", "CHECKPOINT", "CHECKPOINT_DIR", "RESULTS_DIR")
+    }
+    assert seen["API_KEY"] == "very-secret-value"
+
+
+LENT = """
+import botocore.session, json, os, time
+out = os.environ["SPOT_RELAY_RESULTS_DIR"]
+open(out + "/progress.jsonl", "w").write(json.dumps({"step": 1}) + chr(10))
+session = botocore.session.Session()
+def keys():
+    found = session.get_credentials().get_frozen_credentials()
+    return [found.access_key, found.secret_key, found.token]
+first = keys()
+for _ in range(300):
+    if keys() != first: break
+    time.sleep(0.05)
+json.dump({"keys": [first, keys()], "env": dict(os.environ)}, open(out + "/metrics.json", "w"))
+"""
+
+
+def test_the_command_gets_its_own_credentials_when_it_asks_and_they_are_renewed(run, controller, s3, tmp_path):
+    def lent(name, seconds):
+        expires = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+        return {"access_key_id": name, "secret_access_key": f"{name}-key", "session_token": "t", "expiration": expires}
+
+    trained = {"step": False}
+
+    def on_beat(beat):
+        trained["step"] = trained["step"] or (beat["step"] or 0) >= 1
+        return {"command_credentials": lent("second", 3600)} if trained["step"] else {}
+
+    controller.on_beat = on_beat
+    (tmp_path / "lent.py").write_text(LENT)
+    command = f"{sys.executable} {tmp_path / 'lent.py'}"
+    controller.lent = lent("first", 60)  # sooner than botocore's own margin: it asks again each time
+    run(command=command, aws_credentials=True, results={"dir": "results", "metrics": "metrics.json"})
+    seen = json.loads(s3.get_object(Bucket=BUCKET, Key="runs/quick/results/0001/metrics.json")["Body"].read())
+    assert [keys[0] for keys in seen["keys"]] == ["first", "second"]
+    assert not [v for k, v in seen["env"].items() if "first" in v or "second" in v], "a variable would be stale"
+    names = {name for name in seen["env"] if name.startswith("AWS_")}
+    assert names == {"AWS_CONFIG_FILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"}
+    credentials = tmp_path / "instance-1/root/opt/spot-relay/aws/credentials.json"
+    assert credentials.stat().st_mode & 0o777 == 0o400
 
 
 def test_a_notice_is_answered_by_training_on_until_told_to_drain(run, controller, s3):

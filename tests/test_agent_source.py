@@ -10,8 +10,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "userdata/agent"))
 
+import deploykey
 import source
-from failures import Failure, Redactor
+from failures import Failure
+from redact import Redactor
+
+from spotrelay.rehearsal import git_server
 
 TOKEN = "github_pat_0123456789"
 
@@ -128,3 +132,58 @@ def test_an_archive_cannot_write_outside(tmp_path):
     with pytest.raises(Failure, match="leads out"):
         source.unpack(path.read_bytes(), tmp_path / "in")
     assert not (tmp_path / "outside").exists()
+
+
+def test_a_deploy_key_is_a_file_that_only_git_s_ssh_is_told_of_and_only_while_it_runs(tmp_path, monkeypatch):
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA\n-----END OPENSSH PRIVATE KEY-----"
+    seen, shims = tmp_path / "seen", tmp_path / "shims"
+    shims.mkdir()
+    (shims / "git").write_text(
+        f'#!/bin/sh\necho "$*" >> {seen}; [ "$1" = fetch ] && $GIT_SSH_COMMAND -T git@github.com\n'
+        f'env >> {seen}.env; [ "$1" = rev-parse ] && echo c; [ "$1" = log ] && echo 1; true\n'
+    )
+    (shims / "ssh").write_text(
+        f'#!/bin/sh\necho "$*" > {seen}.ssh; cat "$4" > {seen}.key; stat -c %a "$4" >> {seen}.mode\n'
+    )
+    for shim in shims.iterdir():
+        shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shims}:/usr/bin:/bin")
+    redact = Redactor()
+    source.clone(tmp_path / "work", "git@github.com:o/r.git", "main", key, "deploy-key", redact)
+    assert Path(f"{seen}.key").read_text() == key + "\n"
+    assert Path(f"{seen}.mode").read_text() == "600\n"
+    told = Path(f"{seen}.ssh").read_text()
+    assert "StrictHostKeyChecking=yes" in told
+    assert not Path(told.split()[3]).exists(), "it is gone when git is"
+    for place in (seen, Path(f"{seen}.env"), Path(f"{seen}.ssh")):
+        assert "b3BlbnNzaC1rZXktdjEA" not in place.read_text()
+    assert redact("it says b3BlbnNzaC1rZXktdjEA") == "it says [secret]"
+
+
+@pytest.mark.parametrize(
+    ("repo", "host"),
+    [
+        ("git@github.com:o/r.git", "github.com"),
+        ("ssh://git@example.org:22/o/r", "example.org"),
+        ("ssh://example.org/o/r", "example.org"),
+        ("https://github.com/o/r", None),
+        ("/a/folder", None),
+    ],
+)
+def test_a_key_is_for_addresses_that_ssh_reaches(repo, host):
+    assert deploykey.host(repo) == host
+
+
+def test_a_private_repository_is_read_with_the_token_and_leaves_no_trace_of_it(repo, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with git_server.serving(repo, TOKEN) as url:
+        commit, _ = source.clone(tmp_path / "work", url, "main", TOKEN, "gh", Redactor())
+        for wrong in ("github_pat_other", None):
+            with pytest.raises(Failure, match=r"refused|name a stored token"):
+                source.clone(tmp_path / "other", url, "main", wrong, "gh" if wrong else None, Redactor())
+    assert len(commit) == 40
+    basic = base64.b64encode(f"x-access-token:{TOKEN}".encode())
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert TOKEN.encode() not in path.read_bytes()
+            assert basic not in path.read_bytes()

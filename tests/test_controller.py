@@ -225,7 +225,7 @@ def test_what_does_not_exist_is_404(stage: Deployed) -> None:
     for act in (
         lambda: people.get(stage.c, "nobody"),
         lambda: people.events(stage.c, "nobody", {}),
-        lambda: people.checkpoints(stage.c, "nobody"),
+        lambda: people.checkpoints(stage.c, "nobody", {}),
         lambda: people.ask(stage.c, "nobody", "cancel", ME),
     ):
         with refused(404, "not_found"):
@@ -387,7 +387,7 @@ def test_checkpoints_are_listed_with_whether_they_count(stage: Deployed) -> None
     for step in (10, 20):
         stage.publish(1, step)
     stage.s3.put_object(Bucket=BUCKET, Key="runs/cloud_prod_001/checkpoints/0001/000000000030/model", Body=b"half")
-    shown = people.checkpoints(stage.c, SPEC["name"])
+    shown = people.checkpoints(stage.c, SPEC["name"], {})
     api.CheckpointList.model_validate(shown)
     assert [(c["step"], c["counts"]) for c in shown["checkpoints"]] == [(20, True), (10, True)]
 
@@ -400,7 +400,7 @@ def test_pruning_keeps_the_newest_that_count(stage: Deployed) -> None:
     assert run
     gone = stage.c.bucket.prune(run, 2)
     assert [g.step for g in gone] == [30, 20, 10]
-    assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"])["checkpoints"]] == [50, 40]
+    assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]] == [50, 40]
 
 
 def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:
@@ -415,3 +415,25 @@ def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:
     left = stage.s3.list_object_versions(Bucket=BUCKET, Prefix=f"runs/{SPEC['name']}/checkpoints/")
     assert [v["Key"].split("/")[-2] for v in left["Versions"]] == ["000000000020", "000000000030"]
     assert "DeleteMarkers" not in left
+
+
+def test_a_command_gets_credentials_of_its_own_only_when_the_spec_asks_and_no_secret_is_in_their_reach(
+    stage: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    assume = stage.c.sts.assume_role
+    monkeypatch.setattr(stage.c.sts, "assume_role", lambda **given: (asked.append(given), assume(**given))[1])
+    stage.submit()
+    assert stage.claim(False)["command_credentials"] is None
+    assert len(asked) == 1
+    stage.submit(name="lent", aws_credentials=True)
+    run = stage.c.store.load("lent")
+    assert run is not None
+    given = agents._all_credentials(stage.c, run, 1)
+    assert given["credentials"]
+    assert given["command_credentials"]
+    narrow, wide = (json.loads(each["Policy"]) for each in asked[1:])
+    assert {s["Action"] for s in narrow["Statement"]} == {"s3:GetObject", "s3:PutObject", "s3:ListBucket"}
+    (write,) = [s["Resource"] for s in narrow["Statement"] if s["Action"] == "s3:PutObject"]
+    assert write == "arn:aws:s3:::relay-test/runs/lent/results/0001/*"
+    assert any(s["Action"] == "ssm:GetParameter" for s in wide["Statement"])

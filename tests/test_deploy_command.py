@@ -25,6 +25,7 @@ def spotrelay(*arguments: str, says: str = "") -> Any:
         (("deploy", "--stage", "Dev_1"), "beginning with a letter"),
         (("deploy", "--limit", "0"), "above 0"),
         (("deploy", "--limit", "lots"), "above 0"),
+        (("deploy", "--limit", "20.005"), "whole cents"),
         (("deploy", "--email", "me"), "e-mail address"),
         (("deploy", "--bucket", "No_Bucket"), "bucket's name"),
         (("deploy", "--parameter", "Nonsense=1"), "NAME is one of"),

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Person:
     def deploy(self, *more: str) -> dict[str, Any]:
         template = ("--parameter", f"ImageId={self.image}", "--parameter", "TlsOnly=false")
         code, made, said = self.run("deploy", "--yes", "--json", *template, *more)
-        assert code == 0, said
+        assert code == 0, (made, said)
         assert isinstance(made, dict)
         return made
 
@@ -151,6 +152,24 @@ def test_deploy_destroy_deploy_destroy(person: Person) -> None:
     assert person.apis() == apis
     configured = person.aws.client("lambda").get_function_configuration(FunctionName="spot-relay-dev-sweep")
     assert configured["Environment"]["Variables"]["LIMIT_USD"] == "12.5", "a limit that is not named stays"
+
+    # A limit that was set once is moved by naming another; one below what the month holds is refused, with its numbers.
+    assert person.deploy("--limit", "15")["limit"] == {"limit_usd": "15.00", "before_usd": "12.50", "refusal": None}
+    key = {"pk": {"S": f"LEDGER#{datetime.now(UTC):%Y-%m}"}, "sk": {"S": "MONTH"}}
+    held = {":free": {"N": "2"}, ":settled": {"N": "13"}}
+    table = person.aws.client("dynamodb")
+    table.update_item(
+        TableName="spot-relay-dev",
+        Key=key,
+        UpdateExpression="SET #free = :free, settled = :settled",
+        ExpressionAttributeNames={"#free": "free"},
+        ExpressionAttributeValues=held,
+    )
+    template = ("--parameter", f"ImageId={person.image}", "--parameter", "TlsOnly=false")
+    code, told, said = person.run("deploy", "--yes", "--json", *template, "--limit", "5")
+    assert (code, told["limit"]["limit_usd"]) == (1, "15.00"), said
+    assert "settled 13.00" in told["limit"]["refusal"]
+    assert person.deploy("--limit", "14")["limit"]["limit_usd"] == "14.00"
 
     # A later `chalice deploy` alone updates the code and leaves the rest.
     person.chalice("deploy", "--stage", "dev")

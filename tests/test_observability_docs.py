@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from chalicelib.core.figures import Name
+from spotrelay.deploying import template
 from spotrelay.deploying.finish import RETRIES
 
 ROOT = Path(__file__).parent.parent
@@ -17,18 +17,11 @@ TEXT = (ROOT / "docs/observability.md").read_text()
 SOURCES = [ROOT / "app.py", *(ROOT / "chalicelib").glob("*.py")]
 
 
-class _Template(yaml.SafeLoader):
-    """CloudFormation's own tags are not needed here."""
-
-
-_Template.add_multi_constructor("!", lambda loader, suffix, node: getattr(node, "value", None))
-
-
 @pytest.fixture(scope="module")
 def alarms() -> dict[str, dict[str, Any]]:
-    made = yaml.load((ROOT / ".chalice/resources.yaml").read_text(), _Template)["Resources"]
-    found = (r["Properties"] for r in made.values() if r["Type"] == "AWS::CloudWatch::Alarm")
-    return {alarm["AlarmName"].removeprefix("spot-relay-${Stage}-"): alarm for alarm in found}
+    made = template.load()["Resources"].values()
+    found = (r["Properties"] for r in made if r["Type"] == "AWS::CloudWatch::Alarm")
+    return {alarm["AlarmName"]["Fn::Sub"].removeprefix("spot-relay-${Stage}-"): alarm for alarm in found}
 
 
 def test_every_metric_is_described_with_its_unit() -> None:

@@ -10,8 +10,9 @@ import pytest
 from spotrelay.deploying import ROOT, template
 from spotrelay.privileges import report
 from spotrelay.privileges.decisions import Decision, Reader, refusal, used
-from spotrelay.privileges.prove import Broken
+from spotrelay.privileges.kept import Kept
 from spotrelay.privileges.removal import without
+from spotrelay.privileges.results import Broken
 from spotrelay.privileges.statements import Attachment, Statement
 
 READ = Statement("arn:aws:iam::1:policy/relay", True, "Read", ("s3:GetObject", "s3:ListBucket"), ("api", "sweep"))
@@ -55,6 +56,16 @@ def test_a_statement_is_taken_out_and_no_other() -> None:
         without(document, "C")
 
 
+def test_a_result_is_kept_until_what_it_rests_on_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "kept.jsonl"
+    result = Broken(READ, decided("api", "s3:GetObject", False), "", ("s3:ListBucket",), 1.5)
+    Kept(file).add(result)
+    assert Kept(file).of(READ) == result
+    assert Kept(file).of(HELD) is None
+    monkeypatch.setattr("spotrelay.privileges.kept.fingerprint", lambda: "of another template")
+    assert Kept(file).of(READ) is None
+
+
 @pytest.mark.parametrize(
     ("refused", "status", "unused", "said"),
     [
@@ -70,7 +81,7 @@ def test_a_statement_that_is_not_needed_is_named(
     result = Broken(READ, refused, status, unused, 1.0)
     found = report.wrong(result)
     assert (said in found) if said and found else found is said
-    assert ("not needed" in report.page([result], 60)) == bool(said)
+    assert ("not needed" in report.page([result])) == bool(said)
 
 
 def test_the_page_has_every_statement_of_the_template() -> None:

@@ -186,7 +186,11 @@ specs = st.fixed_dictionaries(
                 "attempts": st.integers(1, 1000),
             },
         ),
-        "env": st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9]{0,9}", fullmatch=True), st.text(max_size=20), max_size=3),
+        "env": st.dictionaries(
+            st.from_regex(r"[A-Z][A-Z0-9]{0,9}", fullmatch=True),
+            st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20),
+            max_size=3,
+        ),
     },
 )
 
@@ -209,3 +213,13 @@ def test_no_document_breaks_the_parser(document: object) -> None:
         assert isinstance(parse(document), RunSpec)
     except SpecError as refused:
         json.dumps([f.as_dict() for f in refused.fields])
+
+
+@pytest.mark.parametrize(
+    "place", ["runs/other/checkpoints", "agent", "./runs/other", "data/*", "d?", "a${b}", "/etc", "../x"]
+)
+def test_an_input_is_no_other_runs_and_names_one_place(place: str) -> None:
+    """It goes into the policy of what the run's instance may read."""
+    with pytest.raises(SpecError) as error:
+        parse({**SMALL, "inputs": [{"from": place, "to": "data"}]})
+    assert [e.field for e in error.value.fields] == ["inputs[0].from"]

@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from chalicelib.contracts.errors import ApiError
 from chalicelib.contracts.fields import money, wrong_fields
@@ -16,7 +16,21 @@ AttemptNumber = Annotated[int, Field(ge=1, le=9999)]
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Message = Annotated[str, Field(max_length=2000)]
 Usd = Annotated[str, Field(pattern=r"^-?\d+(\.\d+)?$")]
-Metrics = Annotated[dict[str, Any], Field(max_length=200)]
+_DEEPEST = 20
+
+
+def _not_too_deep(value: dict[str, Any]) -> dict[str, Any]:
+    left: list[tuple[Any, int]] = [(value, 1)]
+    while left:
+        each, depth = left.pop()
+        inside = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        if inside and depth > _DEEPEST:
+            raise ValueError(f"is nested more than {_DEEPEST} deep")
+        left += [(one, depth + 1) for one in inside]
+    return value
+
+
+Metrics = Annotated[dict[str, Any], Field(max_length=200), AfterValidator(_not_too_deep)]
 
 # An agent's word for what it does now.
 AgentPhase = Literal["boot", "source", "setup", "wait", "restore", "train", "save", "upload"]
@@ -155,6 +169,7 @@ class CheckpointView(Answer):
 
 class CheckpointList(Answer):
     checkpoints: list[CheckpointView]
+    cursor: str | None
 
 
 class ResumeRequest(Request):
@@ -220,6 +235,7 @@ class ClaimAnswer(_Leased):
     source: str | None = None
     secrets: SecretNames | None = None
     credentials: Credentials | None = None
+    command_credentials: Credentials | None = None
     log_group: str | None = None
     retry_in_s: float | None = None
     checkpoint: Offered | None = None
@@ -228,7 +244,7 @@ class ClaimAnswer(_Leased):
 
 class PublishedCheckpoint(Request):
     step: StepNumber
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, lt=10**18)]
     final: bool = False
 
 
@@ -241,7 +257,7 @@ class HeartbeatRequest(Request):
     commit: Commit | None = None
     checkpoint: PublishedCheckpoint | None = None
     notice_at: datetime | None = None
-    lease_end: str | None = None
+    lease_end: Annotated[str, Field(max_length=64)] | None = None
 
 
 class HeartbeatAnswer(_Leased):
@@ -249,13 +265,14 @@ class HeartbeatAnswer(_Leased):
     reason: str
     message: str
     credentials: Credentials | None = None
+    command_credentials: Credentials | None = None
 
 
 class ExitResults(Request):
     prefix: Annotated[str, Field(max_length=1024)]
     metrics: Metrics | None = None
-    found: Annotated[list[str], Field(max_length=1000)] = []
-    missing: Annotated[list[str], Field(max_length=1000)] = []
+    found: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=1000)] = []
+    missing: Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=1000)] = []
 
 
 class ExitRequest(Request):

@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 _MOST_VALUE = 200
+_MOST_KEY = 100
+_MOST_FIELDS = 50  # whoever has more mistakes than these learns of the rest next time
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class FieldError:
 def wrong_fields(model: type[BaseModel], error: ValidationError) -> tuple[FieldError, ...]:
     """What pydantic found, in the order of the input."""
     found = []
-    for each in error.errors(include_url=False):
+    for each in error.errors(include_url=False)[:_MOST_FIELDS]:
         where = [part for part in each["loc"] if part != "[key]"]
         if each["type"] == "extra_forbidden":
             message = _unknown(model, where)
@@ -69,7 +71,8 @@ def money(value: Any) -> Any:
 def path(where: Iterable[str | int]) -> str:
     text = ""
     for part in where:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+        name = part if isinstance(part, int) or len(part) <= _MOST_KEY else f"{part[: _MOST_KEY - 1]}…"
+        text += f"[{name}]" if isinstance(part, int) else f".{name}" if text else str(name)
     return text
 
 
@@ -93,7 +96,7 @@ def _unknown(model: type[BaseModel], where: Sequence[str | int]) -> str:
         kind = field.annotation if field else None
         owner = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
     known = [f.alias or name for name, f in owner.model_fields.items()] if owner else []
-    near = difflib.get_close_matches(str(where[-1]), known, n=1)
+    near = difflib.get_close_matches(str(where[-1])[:_MOST_KEY], known, n=1)
     if near:
         return f"is no known key; did you mean {near[0]!r}?"
     return "is no known key" + (f"; there are {', '.join(known)}" if known else "")

@@ -110,6 +110,7 @@ class LedgerView(Answer):
     reserved_usd: Usd
     settled_usd: Usd
     lines: list[LineView]
+    cursor: str | None
 
 
 class PlannedCost(Answer):

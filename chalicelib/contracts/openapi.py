@@ -77,7 +77,13 @@ ROUTES = (
         api.ResumeRequest,
     ),
     Route(
-        "GET", "/runs/{run}/ledger", "getLedger", "What a run cost, lease by lease.", _one(money.LedgerView), (404, 409)
+        "GET",
+        "/runs/{run}/ledger",
+        "getLedger",
+        "What a run cost, lease by lease.",
+        _one(money.LedgerView),
+        (400, 404, 409),
+        query=("limit", "cursor"),
     ),
     Route(
         "GET",
@@ -94,7 +100,8 @@ ROUTES = (
         "listCheckpoints",
         "A run's whole checkpoints.",
         _one(api.CheckpointList),
-        (404, 409),
+        (400, 404, 409),
+        query=("limit", "cursor"),
     ),
     Route("GET", "/budget", "getBudget", "The month's money.", _one(money.Budget), (409,)),
     Route(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from botocore.exceptions import NoCredentialsError
@@ -12,6 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from spotrelay.commands.shared import Account, account_options, answers, console, json_option, print_json
+
+if TYPE_CHECKING:
+    from spotrelay.deploying import Deployment
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -24,8 +29,8 @@ def _limit(context: click.Context, option: click.Parameter, value: str | None) -
         amount = Decimal(value)
     except InvalidOperation:
         amount = Decimal("NaN")
-    if not amount.is_finite() or amount <= 0:
-        raise click.BadParameter(f"{value!r} must be an amount in USD above 0, such as 20.")
+    if not amount.is_finite() or not 0 < amount <= 10000 or amount != amount.quantize(Decimal("0.01")):
+        raise click.BadParameter(f"{value!r} must be an amount in USD above 0, at most 10000 and in whole cents: 20.")
     return f"{amount.normalize():f}"
 
 
@@ -60,6 +65,11 @@ def _parameters(context: click.Context, option: click.Parameter, values: tuple[s
 )
 @click.option("--limit", callback=_limit, help="USD a month; kept from the last deploy if left out, 20 at first.")
 @click.option(
+    "--max-open-runs",
+    type=click.IntRange(1, 100_000),
+    help="Runs without an end at a time; kept from the last deploy if left out, 100 at first.",
+)
+@click.option(
     "--bucket", callback=_bucket, help="The bucket's name; one that is there is used, with all that is in it."
 )
 @click.option(
@@ -76,6 +86,7 @@ def deploy(
     account: Account,
     email: str | None,
     limit: str | None,
+    max_open_runs: int | None,
     bucket: str | None,
     parameters: dict[str, str],
     dry_run: bool,
@@ -87,6 +98,8 @@ def deploy(
     Can be repeated: after a failure it goes on, and with nothing new it changes nothing.
     """
     from spotrelay import deploying
+    from spotrelay.client import Client
+    from spotrelay.deploying import limit as limits
     from spotrelay.deploying.functions import Chalice
 
     if email is not None:
@@ -107,14 +120,38 @@ def deploy(
 
     chalice = Chalice(account.client, deploying.ROOT, account.stage, account.environment())
     made = deploying.deploy(
-        account.client, account.stage, chalice, limit_usd=limit, bucket=bucket, parameters=parameters, say=say
+        account.client,
+        account.stage,
+        chalice,
+        limit_usd=limit,
+        bucket=bucket,
+        parameters=parameters,
+        extra_env={"MAX_OPEN_RUNS": str(max_open_runs)} if max_open_runs else {},
+        say=say,
     )
+    applied = None
+    if limit and not made.is_new:
+        # The functions' own LIMIT_USD counts only until a limit was set once: the API knows the one that holds.
+        applied = limits.apply(Client(account.session, made.api_url), limit)
     if as_json:
-        print_json({"account": number, "region": account.region, "stage": account.stage, **deploying.described(made)})
-        return
-    out.print(
-        f"\nDeployed. API {made.api_url}\nBucket {made.resources.BucketName}, limit {made.env['LIMIT_USD']} USD a month"
-    )
+        told = {"limit": asdict(applied)} if applied else {}
+        print_json(
+            {"account": number, "region": account.region, "stage": account.stage, **deploying.described(made), **told}
+        )
+    else:
+        out.print(f"\nDeployed. API {made.api_url}\nBucket {made.resources.BucketName}")
+        out.print(applied.sentence if applied else _limit_sentence(made, limit), soft_wrap=True)
+        _next(account, parameters, out)
+    if applied and applied.refusal:
+        sys.exit(1)
+
+
+def _limit_sentence(made: Deployment, limit: str | None) -> str:
+    said = f"The limit is {made.env['LIMIT_USD']} USD a month"
+    return f"{said}." if limit else f"{said}, unless PUT /budget has set another."
+
+
+def _next(account: Account, parameters: dict[str, str], out: Console) -> None:
     if parameters.get("Email"):
         out.print(
             f"A mail to {parameters['Email']} asks to confirm the subscription: until then nobody is told anything."
@@ -126,7 +163,7 @@ def _show_plan(
     account: Account, bucket: str | None, limit: str | None, parameters: dict[str, str], out: Console, as_json: bool
 ) -> None:
     from spotrelay.deploying import bucket as buckets
-    from spotrelay.deploying import plan, settings
+    from spotrelay.deploying import plan
 
     number: str | None = None
     try:
@@ -142,7 +179,7 @@ def _show_plan(
         account.region,
         number,
         (name, given),
-        limit or settings.DEFAULT_LIMIT_USD,
+        limit,
         parameters,
     )
     if as_json:

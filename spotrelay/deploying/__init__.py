@@ -10,6 +10,7 @@ passes its own `chalice deploy` and its own clients.
 | `settings` | the functions' environment, Chalice's configuration of a stage |
 | `functions`, `record` | `chalice deploy` and `delete` as a process, and its record rebuilt from the account |
 | `finish` | what Chalice can't set |
+| `limit` | the monthly limit of a deployment that is there already |
 | `plan`, `template` | what a deploy would make, without making it |
 | `destroy` | the way back |
 """
@@ -66,11 +67,14 @@ class ChaliceDeploy(Protocol):
 
 @dataclass(frozen=True)
 class Deployment:
+    """`is_new`: there were no functions of this stage before."""
+
     resources: Resources
     agent_sha256: str
     api_id: str
     api_url: str
     env: Mapping[str, str]
+    is_new: bool = False
 
 
 def deploy(
@@ -101,8 +105,9 @@ def deploy(
     say("agent")
     digest = upload_agent(clients("s3"), resources.BucketName)
     before = deployed_environment(clients("lambda"), stage)
+    kept = {"MAX_OPEN_RUNS": before["MAX_OPEN_RUNS"]} if "MAX_OPEN_RUNS" in before else {}
     limit = limit_usd or before.get("LIMIT_USD") or DEFAULT_LIMIT_USD
-    env = environment(stage, resources, digest, limit, extra_env or {})
+    env = environment(stage, resources, digest, limit, {**kept, **(extra_env or {})})
     known = before.get("API_URL")
     say("functions (chalice deploy)")
     api_id, url = chalice_deploy({**env, "API_URL": known or UNKNOWN_URL}, resources.function_roles)
@@ -112,7 +117,7 @@ def deploy(
     say("permission to call the API")
     deploy_resources(clients("cloudformation"), stage, {**given, "ApiId": api_id}, say)
     finish.complete(clients, stage, api_id, url, resources.FailedEventsArn, say)
-    return Deployment(resources, digest, api_id, url, {**env, "API_URL": url})
+    return Deployment(resources, digest, api_id, url, {**env, "API_URL": url}, is_new=not before)
 
 
 def default_vpc(ec2: Any) -> str:

@@ -42,10 +42,10 @@ def make(
     region: str,
     account: str | None,
     bucket: tuple[str, Mapping[str, str]],
-    limit_usd: str,
+    limit_usd: str | None,
     parameters: Mapping[str, str],
 ) -> Plan:
-    """`bucket` is its name and the parameters that choose it."""
+    """`bucket` is its name and the parameters that choose it; `limit_usd` None keeps the one there is."""
     ours = template.load()
     name, chosen = bucket
     values = {**template.defaults(ours), **chosen, **parameters, "Stage": stage}
@@ -57,7 +57,7 @@ def make(
     }
     shown = {k: v for k, v in sorted(values.items()) if not k.startswith(_SECONDARY)}
     made = Resources(**{f.name: template.output(ours, known, f.name) for f in fields(Resources)})
-    environment = settings.environment(stage, made, bundle.build()[1], limit_usd, {})
+    environment = settings.environment(stage, made, bundle.build()[1], limit_usd or settings.DEFAULT_LIMIT_USD, {})
     user_data((ROOT / "userdata/boot.sh").read_bytes())  # refused here, not in the middle
     called = application.functions()
     return Plan(
@@ -71,14 +71,16 @@ def make(
         functions=tuple((each.name(stage), each.called_by) for each in called),
         routes=tuple(application.routes()),
         environment={**environment, "API_URL": "(known after the first deploy)"},
-        after=_after(called),
+        after=_after(called, limit_usd),
     )
 
 
-def _after(called: list[application.Function]) -> tuple[str, ...]:
+def _after(called: list[application.Function], limit_usd: str | None) -> tuple[str, ...]:
     events = [each.handler for each in called if each.handler != application.API_HANDLER]
     ages = ", ".join(f"{name} {finish.event_age_s(name) // 60} min" for name in events)
+    limit = (f"PUT /budget: {limit_usd} USD a month, where another limit holds",) if limit_usd else ()
     return (
+        *limit,
         f"retries of events: {finish.RETRIES}, then the queue of failed events; given up after: {ages}",
         f"logs of the functions kept {finish.LOGS_KEPT_DAYS} days",
         f"API throttled to {finish.RATE_PER_S} requests a second (burst {finish.BURST})",

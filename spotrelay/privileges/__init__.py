@@ -6,6 +6,7 @@
 | `removal` | take one away in place, and give it back |
 | `decisions` | what the emulator decided, and by which statement |
 | `walk` | a short life of the whole system, in which every permission is used |
+| `results`, `kept` | what came of each, also from a proof that was broken off |
 | `prove` | record one walk, then walk without each statement until something is refused |
 
 `make prove-least-privilege` writes docs/least-privilege.md.

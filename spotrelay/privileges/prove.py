@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from spotrelay.privileges import walk
 from spotrelay.privileges.decisions import Decision, Reader, refusal, used
+from spotrelay.privileges.kept import Kept
 from spotrelay.privileges.removal import removed
+from spotrelay.privileges.results import Broken
 from spotrelay.privileges.statements import Part, parts
 from spotrelay.rehearsal.job import Job
 from spotrelay.rehearsal.stage import STAGE, Stage
@@ -22,30 +24,17 @@ class NotWholeError(Exception):
     """The walk with everything allowed did not succeed, so that nothing can be concluded from one with less."""
 
 
-@dataclass(frozen=True)
-class Broken:
-    """What happened without a part: `refused` is the first call for want of it, `unused` are its actions nobody called."""
-
-    part: Part
-    refused: Decision | None
-    status: str
-    unused: tuple[str, ...]
-    seconds: float
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing was wrong without it."""
-        return self.refused is None and self.status == "SUCCEEDED"
-
-
 class _Refused(Exception):
     def __init__(self, decision: Decision) -> None:
         super().__init__(decision.action)
         self.decision = decision
 
 
-def prove(stage: Stage, job: Job, decisions: Path, say: Say, only: Iterable[str] = ()) -> list[Broken]:
-    """One result for each statement and attachment; `only` chooses some by a word in their names. Raises NotWholeError."""
+def prove(stage: Stage, job: Job, decisions: Path, kept: Kept, say: Say, only: Iterable[str] = ()) -> list[Broken]:
+    """One result for each statement and attachment; what is kept is taken as it is. Raises NotWholeError.
+
+    `only` chooses some by a word in their names.
+    """
     iam, reader = stage.client("iam"), Reader(decisions)
     every = parts(iam, f"spot-relay-{STAGE}-")
     walk.prepare(stage)
@@ -55,9 +44,15 @@ def prove(stage: Stage, job: Job, decisions: Path, say: Say, only: Iterable[str]
     chosen = [p for p in every if not list(only) or any(word in p.name for word in only)]
     for number, part in enumerate(chosen, 1):
         unused = tuple(sorted(set(part.actions) - used(part, whole)))
+        before = kept.of(part)
+        if before is not None and not before.idle and used(part, whole):
+            say(f"{number}/{len(chosen)} {part.name}: known")
+            results.append(replace(before, unused=unused))
+            continue
         began = time.monotonic()
         refused, status = _without(stage, job, reader, part, f"walk-{number}")
         results.append(Broken(part, refused, status, unused, time.monotonic() - began))
+        kept.add(results[-1])
         what = f"{refused.role} was refused {refused.action}" if refused else f"the run ended as {status or 'nothing'}"
         say(f"{number}/{len(chosen)} {part.name}: {what} ({results[-1].seconds:.0f} s)")
     return results

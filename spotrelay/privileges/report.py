@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from spotrelay.privileges.prove import Broken
+from spotrelay.privileges.results import Broken
 from spotrelay.privileges.statements import Attachment
 from spotrelay.rehearsal.stage import STAGE
 
@@ -17,22 +17,23 @@ HEAD = """# Least privilege, proven
 Made by `make prove-least-privilege`; don't edit. The deployed system walks through a short life once with everything allowed.
 Then each statement of each role's policies is taken out of its policy, in place, and it walks again until a call is refused that
 the statement had allowed. A statement without which nothing is refused would make the proof fail; so would one with an
-action that no walk uses. The same is done with each managed policy on each role that has it.
+action that the walk does not use. The same is done with each managed policy on each role that has it.
 
 """
 
 
-def page(results: Sequence[Broken], seconds: float) -> str:
+def page(results: Sequence[Broken]) -> str:
     lines = ["| without | first refused | of role | after |", "|---|---|---|---|"]
     statements = [each for each in results if not isinstance(each.part, Attachment)]
     attachments = [each for each in results if isinstance(each.part, Attachment)]
     for each in (*statements, *attachments):
         lines.append(f"| {_short(each.part.name)} | {_first(each)} | {_role(each)} | {each.seconds:.0f} s |")
     wrongs = [f"- {each.part.name}: {wrong(each)}" for each in results if wrong(each)]
-    said = f"{len(statements)} statements and {len(attachments)} attachments in {seconds / 60:.0f} minutes; "
+    minutes = sum(each.seconds for each in results) / 60
+    said = f"{len(statements)} statements and {len(attachments)} attachments in {minutes:.0f} minutes of walking; "
     said += "each is needed." if not wrongs else "not needed, or not shown to be:\n\n" + "\n".join(wrongs)
     rare = "".join(f"- `{action}`: {why}\n" for action, why in RARE.items())
-    rest = f"\n\nActions that no walk uses:\n\n{rare}" if rare else "\n"
+    rest = f"\n\nActions that the walk does not use:\n\n{rare}" if rare else "\n"
     return HEAD + "\n".join(lines) + f"\n\n{said}{rest}"
 
 

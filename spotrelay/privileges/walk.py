@@ -64,7 +64,7 @@ def walk(stage: Stage, job: Job, name: str, look: Look) -> str:
                 stage.api.get("runs", name, view)
             stage.api.get("budget")
             stage.api.get("runs")
-            _strike(stage, run["attempts"], struck)
+            _strike(stage, name, run["attempts"], struck)
         except (ApiRefused, ApiUnreachable) as refused:
             look()
             if isinstance(refused, ApiRefused) and refused.status < 500:
@@ -98,22 +98,26 @@ def clean(stage: Stage, name: str) -> None:
         s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
 
-def _strike(stage: Stage, attempts: list[dict[str, Any]], struck: set[str]) -> None:
-    """Each attempt but the last is taken away once it has published: each time another function has to launch the next."""
+def _strike(stage: Stage, run: str, attempts: list[dict[str, Any]], struck: set[str]) -> None:
+    """Three times the newest attempt is taken away once it has published: each time another function has to launch the next."""
     newest = attempts[-1] if attempts else None
     if newest is None or not newest["instance_id"] or newest["step"] in (None, newest["from_step"]):
         return
-    instance, number = str(newest["instance_id"]), len(attempts)
+    instance = str(newest["instance_id"])
     if instance in struck:
         return
     struck.add(instance)
-    if number == 1:  # the event alone: the instance, which would be told at once, would be faster with its heartbeat
+    if (
+        len(struck) == 1
+    ):  # the event alone: the instance, which would be told at once, would be faster with its heartbeat
         _warn(stage, instance)
-    elif number == 2:
+    elif len(struck) == 2:
         stage.control.kill(instance)
-    elif number == 3:
+    elif len(struck) == 3:  # no event, and no older instance whose heartbeat would let the API look
         stage.control.event_mode("lose")
-        stage.control.kill(instance)
+        for each in stage.control.instances():
+            if each["tags"].get("spot-relay:run") == run and each["state"] in ("pending", "running"):
+                stage.control.kill(each["id"])
     else:
         stage.control.event_mode("deliver")
 

@@ -9,12 +9,13 @@ from decimal import Decimal
 from typing import Any
 
 from spotrelay.client import ApiRefused, ApiUnreachable
-from spotrelay.rehearsal import scenarios
+from spotrelay.rehearsal import git_server, scenarios
+from spotrelay.rehearsal.canaries import TOKEN
 from spotrelay.rehearsal.job import Job, Reference
 from spotrelay.rehearsal.judge import judge
 from spotrelay.rehearsal.outcome import Outcome
 from spotrelay.rehearsal.scene import Plot, Scenario, Scene
-from spotrelay.rehearsal.stage import Stage
+from spotrelay.rehearsal.stage import STAGE, Stage
 from spotrelay.rehearsal.watch import Watch
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
@@ -36,7 +37,23 @@ def conduct(stage: Stage, job: Job, scenario: Scenario, seed: int, reference: Re
     """One scenario on a stage that is up, from submission to judgement."""
     began = time.monotonic()
     name = f"{job.spec.name[:36]}-{scenario.name}"
-    spec = job.named(name, scenario.lasts_s)
+    with git_server.serving(job.repo, stage.canaries.values[TOKEN]) as repository:
+        spec = stage.canaries.plant(stage.client("ssm"), STAGE, job.named(name, scenario.lasts_s), repository)
+        outcome = _conduct(stage, job, spec, scenario, seed, reference, show)
+    outcome.seconds = round(time.monotonic() - began, 1)
+    return outcome
+
+
+def _conduct(
+    stage: Stage,
+    job: Job,
+    spec: Mapping[str, Any],
+    scenario: Scenario,
+    seed: int,
+    reference: Reference | None,
+    show: Show,
+) -> Outcome:
+    name = str(spec["name"])
     pools = stage.pools(list(job.spec.resources.instance_types))
     scenarios.reset(stage.control, pools)
     total = job.spec.progress.total_steps or 0
@@ -59,7 +76,6 @@ def conduct(stage: Stage, job: Job, scenario: Scenario, seed: int, reference: Re
         scene.give_controller()
         plot.clean()
         scenarios.reset(stage.control, pools)
-    outcome.seconds = round(time.monotonic() - began, 1)
     return outcome
 
 

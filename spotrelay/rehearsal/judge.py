@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
-from spotrelay.rehearsal import bill, proof
+from spotrelay.rehearsal import bill, canaries, proof
 from spotrelay.rehearsal.job import Job, Reference
 from spotrelay.rehearsal.outcome import Outcome
 from spotrelay.rehearsal.scene import Plot, Scenario
@@ -24,7 +25,23 @@ def judge(
     outcome.problems += _training(stage, scenario, plot, outcome)
     outcome.problems += _bucket(stage, outcome.run, reference)
     outcome.problems += _money(stage, job, plot, outcome)
+    outcome.problems += _secrets(stage, job, outcome.run)
     outcome.problems += plot.problems(outcome)
+
+
+def _secrets(stage: Stage, job: Job, run: Mapping[str, Any]) -> list[str]:
+    """Where a planted secret was met, and whether it could have been (I8)."""
+    found, bucket = stage.canaries, stage.deployment.resources.BucketName
+    canaries.search(found, stage.client, bucket, stage.folder, job_is_ours=job.ours)
+    problems = found.problems()
+    folders = [Path(i["folder"]) for i in stage.control.instances() if i["tags"].get("spot-relay:run") == run["name"]]
+    problems += [problem for folder in folders for problem in canaries.boot_order(folder)]
+    s3, logs = stage.client("s3"), []
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"runs/{run['name']}/logs/"):
+        logs += [s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read() for item in page.get("Contents", [])]
+    if canaries.PRINTED in (run["spec"] or {}).get("secrets", {}):
+        problems += canaries.unproven(found, folders, logs)
+    return problems + sorted(stage.sampler.problems)
 
 
 def _training(stage: Stage, scenario: Scenario, plot: Plot, outcome: Outcome) -> list[str]:

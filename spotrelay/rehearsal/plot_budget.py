@@ -10,7 +10,7 @@ from spotrelay.rehearsal.outcome import Outcome
 from spotrelay.rehearsal.scene import Plot, Scene
 
 # From the preparation to the month's turn, scaled: the first lease and all of a renewed one lie before it, graces included.
-TURN_S = 5400
+TURN_S = 6600
 # What storage may hold of the next month: a GB for each run that lives (core/storage), rounded up.
 SPARE_USD, CENT = Decimal("0.025"), Decimal("0.01")
 # Above the price, below the cap: the slice in which it held for a moment is settled at it.
@@ -46,7 +46,8 @@ class BudgetEnd(Plot):
     def strike(self) -> None:
         scene, run = self.scene, self.scene.run
         assert run is not None
-        if scene.instance(1) and scene.reached() and scene.once("peak"):
+        # At once: the first renewal settles the first minute, and what comes after that is not in its price.
+        if scene.instance(1) and scene.once("peak"):
             self._raise_price()
         if self._peak and monotonic() > self._peak[3] + PEAK_S and scene.once("peak over"):
             kind, zone, price, _ = self._peak

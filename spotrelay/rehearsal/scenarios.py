@@ -120,7 +120,7 @@ SCENARIOS = {
             BudgetEnd,
             time_scale=MONEY_SCALE,
             dearer=MONEY_DEARER,
-            lasts_s=40,
+            lasts_s=80,
         ),
         Scenario(
             "controller-down",

@@ -15,8 +15,8 @@ from typing import Any
 from botocore.config import Config
 
 from spotrelay import bundle, deploying
-from spotrelay.client import Client
 from spotrelay.deploying import Deployment
+from spotrelay.rehearsal.canaries import Canaries, Listening, Sampler
 from spotrelay.rehearsal.ec2_control import Ec2Host, HostControl
 from spotrelay.rehearsal.emulator import Emulator
 from spotrelay.rehearsal.mail import Mailbox
@@ -25,6 +25,7 @@ STAGE = "rehearsal"
 SWEEP_S = 60
 # Real boots take half a minute to reach user data; scaled like every other wait.
 BOOT_S, END_S = 20, 10
+FOUND_DEAD_S = 2.0
 
 
 class Stage:
@@ -59,7 +60,9 @@ class Stage:
     control: HostControl
     emulator: Emulator
     deployment: Deployment
-    api: Client
+    api: Listening
+    canaries: Canaries
+    sampler: Sampler
     mailbox: Mailbox
 
     def __enter__(self) -> Stage:
@@ -100,7 +103,11 @@ class Stage:
             extra_env={"TIME_SCALE": str(self.time_scale), "ALLOW_LOCAL_SOURCE": "1"},
             say=self._say,
         )
-        self.api = Client(self.emulator.session(), self.deployment.api_url)
+        self.canaries = Canaries()
+        self.api = Listening(self.emulator.session(), self.deployment.api_url)
+        self.api.canaries = self.canaries
+        self.sampler = Sampler(self.canaries).start()
+        self._open.callback(self.sampler.stop)
         self.mailbox = Mailbox(self.client, self.deployment.resources.TopicArn)
         self._open.callback(self._keep_logs)
         sweeper = threading.Thread(target=self._sweep_for_ever, name="sweep", daemon=True)
@@ -135,8 +142,9 @@ class Stage:
         self.sweeps += 1
         if answer.get("FunctionError"):
             said = answer["Payload"].read().decode()[:2000]
-            # A process that was killed can't help failing; one that ran to its end and failed can.
-            killed = any(at >= began for at in self.killed_at) and "SweepFailed" not in said
+            # A process that was killed can't help failing; one that ran to its end and failed can. One that was killed at
+            # rest may be found dead a moment later only, when it is given its next work.
+            killed = any(at >= began - FOUND_DEAD_S for at in self.killed_at) and "SweepFailed" not in said
             if not killed:
                 self.sweep_errors.append(said)
 

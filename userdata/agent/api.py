@@ -61,10 +61,12 @@ class Api:
         region: str,
         clock: Clock,
         jitter: Callable[[], float] = random.random,
+        redact: Callable[[Any], Any] = lambda body: body,
     ) -> None:
+        """`redact` takes secrets out of every body that is sent."""
         self._base = f"{base}/attempts/{run}/{attempt}"
         self._credentials, self._region = credentials, region
-        self._clock, self._jitter = clock, jitter
+        self._clock, self._jitter, self._redact = clock, jitter, redact
         self._http = URLLib3Session(timeout=35, max_pool_connections=4)
 
     def claim(self, body: dict[str, Any], patience: float, broken_off: Callable[[], bool] = lambda: False) -> Any:
@@ -109,7 +111,10 @@ class Api:
 
     def _post(self, url: str, body: dict[str, Any]) -> tuple[int, Any]:
         request = AWSRequest(
-            method="POST", url=url, data=json.dumps(body).encode(), headers={"content-type": "application/json"}
+            method="POST",
+            url=url,
+            data=json.dumps(self._redact(body)).encode(),
+            headers={"content-type": "application/json"},
         )
         SigV4Auth(self._credentials, "execute-api", self._region).add_auth(request)
         response = self._http.send(request.prepare())

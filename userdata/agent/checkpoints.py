@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import beneath
 import scan
 from failures import ManifestConflict, TornCheckpoint
 from s3transfer.exceptions import S3DownloadFailedError
@@ -23,6 +25,7 @@ from store import Bucket
 
 MANIFEST = "MANIFEST.json"
 _SMALL = 8 * 1024 * 1024
+_LONGEST_PATH = 800  # a key has 1024 bytes at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,27 @@ def parse(body: bytes) -> Manifest:
         raise TornCheckpoint(f"The manifest can't be read: {error!r}.") from error
     if not manifest.files:
         raise TornCheckpoint("The manifest names no files.")
+    names = {file.path for file in manifest.files}
     for file in manifest.files:
-        path = PurePosixPath(file.path)
-        if path.is_absolute() or ".." in path.parts or "\\" in file.path or str(path) != file.path or file.path == ".":
-            raise TornCheckpoint(f"The manifest names an unsafe path: {file.path!r}.")
+        folders = {str(folder) for folder in PurePosixPath(file.path).parents}
+        if not is_safe(file.path) or folders & names or len(names) < len(manifest.files):
+            raise TornCheckpoint(f"The manifest names an unsafe path: {file.path[:200]!r}.")
     return manifest
+
+
+def is_safe(path: str) -> bool:
+    """Whether a file of this path may be in a checkpoint: it stays inside, and every system and S3 can take it."""
+    parts = PurePosixPath(path).parts
+    return (
+        path not in ("", ".", MANIFEST)
+        and str(PurePosixPath(path)) == path
+        and not path.startswith("/")
+        and ".." not in parts
+        and "\\" not in path
+        and all(character.isprintable() for character in path)
+        and max(len(part.encode("utf-8", "replace")) for part in parts) <= 255
+        and len(path.encode("utf-8", "replace")) <= _LONGEST_PATH
+    )
 
 
 @dataclass(slots=True)
@@ -122,6 +141,10 @@ class Publisher:
         Raises Changed if a file changed meanwhile (nothing exists then; look again later), and ManifestConflict if the
         step was published before with other content.
         """
+        odd = next((file.path for file in files if not is_safe(file.path)), None)
+        if odd is not None:
+            # Restoring would refuse the whole checkpoint (I4).
+            raise ManifestConflict(f"Step {step} is not published: it has a file of the name {odd[:200]!r}.")
         prefix = prefix_of(self.run, self.attempt, step)
         with ThreadPoolExecutor(max_workers=4, thread_name_prefix="publish") as pool:
             sent = tuple(pool.map(lambda file: self._send(file, prefix), files))
@@ -177,10 +200,8 @@ class Publisher:
         return File(file.path, file.bytes, hashed[0])
 
     def _upload(self, file: Found, key: str) -> None:
-        try:
-            self.bucket.upload(self.directory / file.path, key)
-        except FileNotFoundError:
-            raise Changed(file.path) from None
+        with scan.opened(self.directory, file) as descriptor:
+            self.bucket.upload(beneath.name_of(descriptor, self.directory / file.path), key)
 
 
 def restore(bucket: Bucket, prefix: str, directory: Path) -> tuple[Manifest, Path]:
@@ -194,9 +215,10 @@ def restore(bucket: Bucket, prefix: str, directory: Path) -> tuple[Manifest, Pat
         raise TornCheckpoint(f"{prefix} has no manifest.")
     manifest = parse(body)
     directory.mkdir(parents=True, exist_ok=True)
-    # Inside the checkpoint directory, so that the move is a rename; the dot keeps it from being taken for a checkpoint.
-    temporary = directory / f".restore-{manifest.attempt:04d}-{manifest.step:012d}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    # Inside the checkpoint directory, so that the move is a rename; the dot keeps it from being taken for a checkpoint. A new
+    # folder of a name that nobody knew: what the repository holds can't be in its place.
+    temporary = Path(tempfile.mkdtemp(prefix=".restore-", dir=directory))
+    temporary.chmod(0o755)
     try:
         for file in manifest.files:
             target = temporary / file.path
@@ -218,6 +240,8 @@ def restore(bucket: Bucket, prefix: str, directory: Path) -> tuple[Manifest, Pat
             place = directory / entry.name
             if place.is_dir() and not place.is_symlink():
                 shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)  # a folder can't take the place of a link
             entry.replace(place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

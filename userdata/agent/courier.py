@@ -18,7 +18,10 @@ SHIP_S = 20
 
 
 class Courier:
-    def __init__(self, shipper: Shipper, progress: Progress, pulse: Pulse, clock: Clock) -> None:
+    def __init__(
+        self, shipper: Shipper, progress: Progress, pulse: Pulse, clock: Clock, say: Callable[[str], None]
+    ) -> None:
+        self._say = say
         self._shipper, self._progress, self._pulse, self._clock = shipper, progress, pulse, clock
         self._stopping = threading.Event()
         self._watcher: Watcher | None = None
@@ -55,7 +58,7 @@ class Courier:
             try:
                 act()
             except Exception as error:
-                print(f"spot-relay: {act.__name__.strip('_')} failed, tried again soon: {error!r}", flush=True)
+                self._say(f"{act.__name__.strip('_')} failed, tried again soon: {error!r}")
 
     def _tell(self) -> None:
         self._progress.look()

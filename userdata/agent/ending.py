@@ -7,6 +7,8 @@ from typing import Any
 
 from results import Verdict
 
+_MOST_MESSAGE = 2000  # of the report's own bound
+
 
 @dataclass
 class Ending:
@@ -23,7 +25,7 @@ class Ending:
         return {
             "code": self.code,
             "reason": self.reason,
-            "message": self.message,
+            "message": self.message.encode("utf-8", "replace").decode()[:_MOST_MESSAGE],
             "step": step,
             "drained": self.drained,
             "results": self.results,

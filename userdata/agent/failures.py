@@ -29,26 +29,3 @@ class TornCheckpoint(Exception):
 
 class ManifestConflict(Exception):
     """Another manifest is already where ours should go, and it says something else. Nothing is overwritten."""
-
-
-class Redactor:
-    """Takes secret values out of text before it is logged or reported (I8)."""
-
-    def __init__(self) -> None:
-        self._secrets: list[str] = []
-
-    def add(self, value: str) -> None:
-        # Very short values would blank out ordinary text, and are no secret anyway.
-        if len(value) >= 6 and value not in self._secrets:
-            self._secrets.append(value)
-            self._secrets.sort(key=len, reverse=True)
-
-    def __call__(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "[secret]")
-        return text
-
-    def bytes(self, data: bytes) -> bytes:
-        for secret in self._secrets:
-            data = data.replace(secret.encode(), b"[secret]")
-        return data

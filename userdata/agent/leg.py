@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import checkpoints
+import matching
 import patterns
 import results
 import trainer as training
@@ -52,10 +53,11 @@ class Leg:
         self.log, self.clock = log, clock
         self._say: Callable[[str], None] = log.say
         self.trained_since = clock.monotonic()
+        compiled = patterns.compile_pattern(plan.get("checkpoint", "pattern"))
         self.publisher = Publisher(bucket, plan.run, plan.attempt, plan.checkpoints)
         self.watcher = Watcher(
             self.publisher,
-            patterns.compile_pattern(plan.get("checkpoint", "pattern")),
+            matching.BoundedPattern(compiled, log.say) if compiled else None,
             clock,
             lambda: progress.step,
             self._published,
@@ -67,19 +69,21 @@ class Leg:
         """The furthest step known: the trainer's own word, or its last published checkpoint."""
         return max((s for s in (self.progress.step, self.watcher.last_step) if s is not None), default=None)
 
-    def run(self, secrets: dict[str, str], restored: tuple[Manifest, Path] | None) -> Ending:
+    def run(self, secrets: dict[str, str], restored: tuple[Manifest, Path] | None, lent: Mapping[str, str]) -> Ending:
+        """`lent` are the variables through which the command finds its own AWS credentials, if the spec asks for some."""
         plan = self.plan
         manifest, path = restored or (None, None)
         if manifest is not None:
             self.publisher.parent = Ref(manifest.attempt, manifest.step)
             self.publisher.remember(manifest, checkpoints.prefix_of(plan.run, manifest.attempt, manifest.step))
         self.watcher.begin(manifest.step if manifest else None)
+        plan.no_links()
         training.own(plan.work)
         user = training.training_user()
         home = Path(user.pw_dir) if user else Path(os.environ.get("HOME") or "/root")
         metrics_before = _stamp(plan.metrics)
         argv = plan.argv(path)
-        env = training.environment(plan.env(secrets, path).items(), home)
+        env = training.environment({**lent, **plan.env(secrets, path)}.items(), home)
         self.pulse.check()
         self._say(f"starting {argv[0]}" + (f" from step {manifest.step}" if manifest else ""))
         self.pulse.tell(urgent=True, phase="train", step=manifest.step if manifest else None)

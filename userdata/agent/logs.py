@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from clock import Clock
-from failures import Redactor
+from redact import Redactor
 from store import Bucket
 
 _PART = 1024 * 1024
+_TAIL = 64 * 1024
 _EVENTS, _EVENT_BYTES = 500, 8 * 1024
 
 
@@ -23,6 +24,7 @@ class Log:
 
     def __init__(self, path: Path, clock: Clock, redact: Redactor) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)  # what a job prints stays as it is here: what is sent on is redacted
         self.path = path
         self._clock, self._redact = clock, redact
         self.stream: IO[bytes] = path.open("ab", buffering=0)
@@ -35,11 +37,14 @@ class Log:
 
     def tail(self, most: int = 400) -> str:
         """The last line that isn't blank, for messages."""
+        begin = max(0, self.path.stat().st_size - _TAIL)
         with self.path.open("rb") as stream:
-            stream.seek(max(0, self.path.stat().st_size - 8192))
+            stream.seek(begin)
             lines = stream.read().decode("utf-8", "replace").splitlines()
-        kept = [line.strip() for line in lines if line.strip() and not line.startswith("spot-relay:")]
-        return self._redact(kept[-1][:most]) if kept else ""
+        # Where the reading began in the middle of a line, that may be the middle of a secret.
+        kept = [line.strip() for line in lines[1 if begin else 0 :] if line.strip()]
+        kept = [line for line in kept if not line.startswith("spot-relay:")]
+        return self._redact(kept[-1])[:most] if kept else ""
 
     def close(self) -> None:
         self.stream.close()
@@ -73,8 +78,7 @@ class Shipper:
                     stream.seek(self._offset)
                     data = stream.read(_PART)
                 if not everything or len(data) == _PART:
-                    # A secret could be cut in two between parts: parts end with a line.
-                    data = data[: data.rfind(b"\n") + 1] or (data if len(data) == _PART else b"")
+                    data = data[: self._end_of_part(data)]
                 if not data:
                     return sent
                 clean = self._redact.bytes(data)
@@ -82,6 +86,14 @@ class Shipper:
                 self._to_watch(clean, now)
                 self._offset += len(data)
                 sent += len(data)
+
+    def _end_of_part(self, data: bytes) -> int:
+        """Where to cut: no secret may be in two parts. A line's end is never inside of one; a line that fills the whole part
+        is cut where none is."""
+        end = data.rfind(b"\n") + 1
+        if end or len(data) < _PART:
+            return end
+        return self._redact.cut(data, len(data) - self._redact.longest) or len(data)
 
     def _to_watch(self, data: bytes, now: datetime) -> None:
         if self._watch is None:

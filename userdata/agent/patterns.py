@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Entry:
     step: int | None
 
 
+_DIGITS = 12
 _END = r"(?:\.[A-Za-z][\w.]*)?$"
 _NUMBERED = (
     re.compile(r"^.*?_(?P<step>\d+)_steps" + _END),  # SB3
@@ -53,20 +55,31 @@ def compile_pattern(pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
-def match(name: str, pattern: re.Pattern[str] | None = None) -> Entry | None:
+class Pattern(Protocol):
+    """The user's own pattern, whoever matches it (`matching.BoundedPattern`, when names come from a job)."""
+
+    def step(self, name: str) -> str | None: ...
+    def learn(self, names: Iterable[str]) -> None: ...
+
+
+def match(name: str, pattern: Pattern | None = None) -> Entry | None:
     """The entry that `name` is, or None when it is no checkpoint (temporary names never are)."""
     if _TEMPORARY.search(name):
         return None
     if pattern is not None:
-        found = pattern.search(name)
-        return Entry(name, int(found["step"])) if found and (found["step"] or "").isdigit() else None
+        return _entry(name, pattern.step(name) or "")
     if _BESIDE.search(name):
         return None
     for known in _NUMBERED:
         found = known.search(name)
         if found:
-            return Entry(name, int(found["step"]))
+            return _entry(name, found["step"])
     return Entry(name, None) if _UNNUMBERED.search(name) else None
+
+
+def _entry(name: str, step: str) -> Entry | None:
+    """A number with more digits than a step has names no checkpoint: the controller would refuse every word of it."""
+    return Entry(name, int(step)) if step.isdecimal() and len(step.lstrip("0")) <= _DIGITS else None
 
 
 def companions(name: str, names: Iterable[str]) -> list[str]:
@@ -79,11 +92,14 @@ def companions(name: str, names: Iterable[str]) -> list[str]:
     return sorted(other for other in names if beside.match(other))
 
 
-def checkpoints(names: Iterable[str], pattern: re.Pattern[str] | None = None) -> list[Entry]:
+def checkpoints(names: Iterable[str], pattern: Pattern | None = None) -> list[Entry]:
     """The checkpoints among `names`, oldest first, compared as numbers.
 
     Names without a step count only where no name has one: beside numbered files, `last.ckpt` is a copy of one of them.
     """
+    names = list(names)
+    if pattern is not None:
+        pattern.learn(name for name in names if not _TEMPORARY.search(name))
     found = [entry for name in names if (entry := match(name, pattern))]
     numbered = [entry for entry in found if entry.step is not None]
     if numbered:

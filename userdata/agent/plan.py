@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import beneath
 import patterns
 import results
 from failures import Failure
@@ -36,7 +37,8 @@ class Plan:
     def make(cls, run: str, attempt: int, spec: Mapping[str, Any]) -> Plan:
         """Raises Failure when the spec can't be carried out here."""
         root = Path(os.environ.get("SPOT_RELAY_ROOT") or "/")
-        work = root / "home/ubuntu/work"
+        # Real from the root on: from here every link that is met was put there by the job.
+        work = Path(os.path.realpath(root / "home/ubuntu")) / "work"
         values = {"run": run, "attempt": str(attempt)}
         try:
             checkpoint_dir = templates.render(_at(spec, "checkpoint", "dir") or "checkpoints", values)
@@ -58,6 +60,15 @@ class Plan:
 
     def get(self, *path: str) -> Any:
         return _at(self.spec, *path)
+
+    def no_links(self) -> None:
+        """Where the job writes what the agent reads, no link may lead elsewhere (later ones are not followed). Raises Failure."""
+        for field, path in (("checkpoint.dir", self.checkpoints), ("results.dir", self.results)):
+            link = beneath.link_on_the_way(path, self.work)
+            if link is not None:
+                raise Failure(
+                    "command", f"{field} leads through a link, {self.relative(link)!r}: name the folder itself."
+                )
 
     @property
     def docker(self) -> bool:
@@ -115,6 +126,11 @@ class Plan:
             "SPOT_RELAY_CHECKPOINT_DIR": str(self.checkpoints),
             "SPOT_RELAY_RESULTS_DIR": str(self.results),
         }
+
+
+def lent_folder() -> Path:
+    """Where the command's own AWS credentials are, when it has some."""
+    return Path(os.environ.get("SPOT_RELAY_ROOT") or "/") / "opt/spot-relay/aws"
 
 
 def _at(document: Any, *path: str) -> Any:

@@ -13,9 +13,10 @@ from typing import Any
 import results
 import trainer
 from clock import Clock
-from failures import Failure, Redactor
+from failures import Failure
 from logs import Log
 from plan import Plan
+from redact import Redactor
 from store import Bucket
 
 

@@ -56,8 +56,12 @@ class Pulse:
         renewed: Callable[[float], None],
         credentials: Callable[[dict[str, Any]], None],
         say: Callable[[str], None] = print,
+        lend: Callable[[dict[str, Any]], None] = lambda given: None,
     ) -> None:
-        """`renewed(lease_s)` is called when a lease is set anew, `credentials(given)` when new ones come."""
+        """`renewed(lease_s)` is called when a lease is set anew, `credentials(given)` when new ones come, `lend(given)` when
+        new ones come for the command.
+        """
+        self._lend = lend
         self._heartbeat, self._imds, self._clock = heartbeat, imds, clock
         self._renewed, self._credentials, self._say = renewed, credentials, say
         self._lock = threading.RLock()
@@ -112,6 +116,8 @@ class Pulse:
                     self._lease_end, renewed = answer.get("lease_end"), seconds
         if given:
             self._credentials(given)
+        if answer.get("command_credentials"):
+            self._lend(answer["command_credentials"])
         if renewed is not None:
             self._renewed(renewed)
 

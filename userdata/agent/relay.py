@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,21 @@ import power
 import prepare
 import source
 import store
+import trainer
 from api import Api, Gone, Refused, Unreachable, instance_role
 from checkpoints import Manifest
 from clock import Clock
 from courier import Courier
 from ending import Ending
-from failures import Failure, Leave, Redactor, TornCheckpoint
+from failures import Failure, Leave, TornCheckpoint
 from imds import Identity, Imds, ImdsError
 from leg import Leg
+from lent import Lent
 from logs import Log, Shipper
-from plan import Plan
+from plan import Plan, lent_folder
 from progress import Progress
 from pulse import Pulse
-from trainer import become_subreaper
+from redact import Redactor
 
 REPORT_PATIENCE_S, POWER_OFF_S = 120, 60  # of the lease's last four minutes
 CLAIM_PATIENCE_S = 540  # the controller counts ten minutes without a claim as a failed boot
@@ -39,13 +42,14 @@ CLAIM_PATIENCE_S = 540  # the controller counts ten minutes without a claim as a
 def main() -> int:
     """Run the attempt that the instance's tags name. The exit code is 0 unless the agent itself broke."""
     clock = Clock.from_environment()
-    become_subreaper()
+    trainer.become_subreaper()
     code = 0
+    attempt = Attempt(clock)
     try:
-        Attempt(clock).run()
+        attempt.run()
     except Exception:
-        # The boot script reports what an agent that breaks can't.
-        traceback.print_exc()
+        # The boot script reports what an agent that breaks can't. The console can be read with EC2's API.
+        print(attempt.redact(traceback.format_exc()), file=sys.stderr, flush=True)
         code = 1
     finally:
         if code == 0:
@@ -68,7 +72,7 @@ class Attempt:
         me = self._identity()
         self.me, self.region = me, self.imds.region()
         self.role = instance_role()
-        self.api = Api(me.api, me.run, me.attempt, self.role, self.region, self.clock)
+        self.api = Api(me.api, me.run, me.attempt, self.role, self.region, self.clock, redact=self.redact.document)
         asked_at = self.clock.monotonic()
         claim = self.api.claim({"ready": False}, self.clock.scaled(CLAIM_PATIENCE_S, 30))
         if claim["action"] != "prepare":
@@ -78,7 +82,10 @@ class Attempt:
         self.scoped = store.ScopedCredentials(claim["credentials"])
         path_style = bool(os.environ.get("AWS_ENDPOINT_URL"))
         self.bucket = store.Bucket(store.s3_client(self.region, self.scoped, path_style), claim["bucket"])
-        self.pulse = Pulse(self.api.heartbeat, self.imds, self.clock, self._arm, self.scoped.replace, self._say)
+        self.lent = Lent(lent_folder(), self.region, trainer.uid())
+        self.pulse = Pulse(
+            self.api.heartbeat, self.imds, self.clock, self._arm, self.scoped.replace, self._say, self.lent.take
+        )
         signal.signal(signal.SIGTERM, lambda *_: self.pulse.want("drain", "instance_ended", "the machine shuts down"))
         self.pulse.take(claim, asked_at)
         self.pulse.start()
@@ -104,7 +111,7 @@ class Attempt:
         prefix = f"{self.claim['prefix']}logs/{plan.attempt:04d}/"
         shipper = Shipper(plan.log, self.bucket, prefix, self.redact)
         self.progress = Progress(*plan.progress)
-        self.courier = Courier(shipper, self.progress, self.pulse, self.clock)
+        self.courier = Courier(shipper, self.progress, self.pulse, self.clock, self._say)
         self.courier.start()
         with contextlib.suppress(Exception):
             logs_client = store.client("logs", self.region, self.scoped)
@@ -116,7 +123,8 @@ class Attempt:
         self.leg = Leg(
             plan, self.bucket, self.claim["prefix"], self.pulse, self.courier, self.progress, self.log, self.clock
         )
-        return self.leg.run(secrets, restored)
+        lent = self.lent.environment if plan.get("aws_credentials") else {}
+        return self.leg.run(secrets, restored, lent)
 
     def _prepare(self, plan: Plan) -> dict[str, str]:
         self.pulse.tell(phase="source")
@@ -151,6 +159,7 @@ class Attempt:
         names = plan.get("secrets") or {}
         secrets = {name: secret(where, names.get(name, name)) for name, where in (given.get("env") or {}).items()}
         prepare.setup(plan, secrets, self._log(), self.clock, self.pulse.check)
+        plan.no_links()
         plan.results.mkdir(parents=True, exist_ok=True)
         return secrets
 
@@ -180,6 +189,7 @@ class Attempt:
             if not offered:
                 self._say("nothing to restore: training begins at the beginning")
                 return None
+            plan.no_links()
             self.pulse.tell(urgent=True, phase="restore")
             for each in offered:
                 try:
@@ -204,7 +214,6 @@ class Attempt:
         linger = 0.0
         if not ending.silent:
             self._say(f"ending: {ending.reason}: {ending.message}")
-            ending.message = self.redact(ending.message)
             body = ending.body(self.leg.step if self.leg else None)
             try:
                 answer = self.api.exit(body, self._patience())

@@ -1,6 +1,7 @@
 """The user's code. The first attempt clones it and stores it in the bucket; later ones need neither GitHub nor the token.
 
-A token travels in git's environment only: never in argv, in a URL or in `.git/config` (I8).
+A token travels in git's environment only: never in argv, in a URL or in `.git/config` (I8). A deploy key is a file while
+git runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from failures import Failure, Redactor
+import deploykey
+from failures import Failure
+from redact import Redactor
 from store import Bucket
 
 _GIT_TIMEOUT = 1800
@@ -27,7 +30,7 @@ def git_environment(repo: str, token: str | None, base: Mapping[str, str]) -> di
     env = {k: v for k, v in base.items() if not k.startswith(("AWS_", "GIT_"))}
     env.update(GIT_TERMINAL_PROMPT="0", LC_ALL="C", GIT_CONFIG_NOSYSTEM="1", GIT_CONFIG_GLOBAL=os.devnull)
     settings = [("safe.directory", "*"), ("credential.helper", "")]
-    if token:
+    if token and deploykey.host(repo) is None:
         basic = base64.b64encode(f"x-access-token:{token}".encode()).decode()
         settings.append((f"http.{_origin(repo)}.extraHeader", f"AUTHORIZATION: basic {basic}"))
     env["GIT_CONFIG_COUNT"] = str(len(settings))
@@ -38,9 +41,10 @@ def git_environment(repo: str, token: str | None, base: Mapping[str, str]) -> di
 
 def _origin(repo: str) -> str:
     parts = urllib.parse.urlsplit(repo)
-    if parts.scheme != "https" or not parts.hostname:
+    # On loopback (a rehearsal) nobody can listen in; anywhere else a token goes over TLS or not at all.
+    if not parts.hostname or (parts.scheme != "https" and (parts.scheme, parts.hostname) != ("http", "127.0.0.1")):
         raise Failure("source", "source.token needs a source.repo that begins with https://.")
-    return f"https://{parts.hostname}{f':{parts.port}' if parts.port else ''}/"
+    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}/"
 
 
 def _shown(repo: str) -> str:
@@ -60,7 +64,14 @@ def explain(stderr: str, repo: str, ref: str, token_name: str | None, redact: Re
         return f"The repository {where} can't be reached: check source.repo, and whether the host is up."
     if any(
         s in text
-        for s in ("could not read username", "could not read password", "authentication failed", " 403", " 401")
+        for s in (
+            "could not read username",
+            "could not read password",
+            "authentication failed",
+            "permission denied (publickey",
+            " 403",
+            " 401",
+        )
     ):
         if token_name:
             return (
@@ -77,21 +88,28 @@ def explain(stderr: str, repo: str, ref: str, token_name: str | None, redact: Re
             )
         return f"The repository {where} was not found: correct source.repo; if it is private, set source.token."
     lines = [line for line in stderr.strip().splitlines() if line.strip()] or ["git said nothing"]
-    return redact(f"The repository {where} can't be fetched: {lines[-1].strip()[:300]}")
+    return f"The repository {where} can't be fetched: {redact(lines[-1].strip())[:300]}"
 
 
 class Git:
     """Runs git in a folder. Every failure is a Failure(source) with a sentence."""
 
     def __init__(
-        self, folder: Path, repo: str, ref: str, token: str | None, token_name: str | None, redact: Redactor
+        self,
+        folder: Path,
+        repo: str,
+        ref: str,
+        token: str | None,
+        token_name: str | None,
+        redact: Redactor,
+        ssh: Mapping[str, str],
     ) -> None:
         self._folder, self._repo, self._ref, self._token_name = folder, repo, ref, token_name
         self._redact = redact
         if token:
             redact.add(token)
             redact.add(base64.b64encode(f"x-access-token:{token}".encode()).decode())
-        self._env = git_environment(repo, token, os.environ)
+        self._env = {**git_environment(repo, token, os.environ), **ssh}
 
     def __call__(self, *arguments: str) -> str:
         try:
@@ -116,12 +134,28 @@ class Git:
 def clone(
     folder: Path, repo: str, ref: str, token: str | None, token_name: str | None, redact: Redactor
 ) -> tuple[str, int]:
-    """Check out `ref` of `repo` into `folder`, without history. Gives the commit and its time (Unix seconds)."""
+    """Check out `ref` of `repo` into `folder`, without history. Gives the commit and its time (Unix seconds).
+
+    `token` is a token for HTTPS or, when `repo` is reached over SSH, a deploy key.
+    """
+    with deploykey.environment(repo, token) as ssh:
+        return _clone(folder, repo, ref, token, token_name, redact, ssh)
+
+
+def _clone(
+    folder: Path,
+    repo: str,
+    ref: str,
+    token: str | None,
+    token_name: str | None,
+    redact: Redactor,
+    ssh: Mapping[str, str],
+) -> tuple[str, int]:
     if ref.startswith("-") or repo.startswith("-"):
         raise Failure("source", "source.repo and source.ref must not begin with a dash.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    git = Git(folder, repo, ref, token, token_name, redact)
+    git = Git(folder, repo, ref, token, token_name, redact, ssh)
     git("init", "--quiet")
     git("remote", "add", "origin", repo)
     git("fetch", "--quiet", "--depth", "1", "--no-tags", "origin", ref)

@@ -43,6 +43,12 @@ def training_user() -> pwd.struct_passwd | None:
         return None
 
 
+def uid() -> int | None:
+    """The training user's number, if there is one."""
+    user = training_user()
+    return user.pw_uid if user else None
+
+
 def privileges(docker: bool) -> dict[str, Any]:
     """What Popen needs to run something as the training user.
 

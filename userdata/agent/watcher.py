@@ -6,7 +6,6 @@ has ended, when nothing can change any more.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 
@@ -26,7 +25,7 @@ class Watcher:
     def __init__(
         self,
         publisher: Publisher,
-        pattern: re.Pattern[str] | None,
+        pattern: patterns.Pattern | None,
         clock: Clock,
         step_now: Callable[[], int | None],
         published: Callable[[Manifest, float], None],
