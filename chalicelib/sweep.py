@@ -118,7 +118,7 @@ def sweep(shell: Shell, glances: Iterable[Glance], instances: list[Instance], ar
     todo = oldest_first((g for g in seen if _needs_a_look(g, by_id, heard, around, now, shell)), now)
     mine, others = todo[:SLICE], todo[SLICE:]
     # Others begin while this one works: in a storm each run's launch is a second or two.
-    mine += _handed_over(others, around, report)
+    mine += hand_over(others, around, report)
     look_after(shell, mine, by_id, around, now, report)
     known = {a.instance_id for g in seen for a in g.attempts}
     unknown = [i for i in instances if i.costs and not i.protected and i.instance_id not in known]
@@ -137,14 +137,14 @@ def look_after(
     """Each in turn, while there is time; the rest is handed over, or waits for the next pass."""
     for n, seen in enumerate(runs):
         if n and not around.in_time():
-            report.late += len(_handed_over(runs[n:], around, report))
+            report.late += len(hand_over(runs[n:], around, report))
             return
         report.looked_after += 1
         with report.kept(seen.name, run=seen.name):
             _look_after(shell, seen.name, by_id, around, now, report)
 
 
-def _handed_over(runs: list[Glance], around: Around, report: Report) -> list[Glance]:
+def hand_over(runs: list[Glance], around: Around, report: Report) -> list[Glance]:
     """Give slices of these runs away; what nobody takes comes back."""
     left: list[Glance] = []
     for start in range(0, len(runs), SLICE):

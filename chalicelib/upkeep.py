@@ -15,7 +15,7 @@ from chalicelib.glances import Glance
 from chalicelib.instances import list_instances
 from chalicelib.records import Beat, Glimpse
 from chalicelib.slices import Others, Slice
-from chalicelib.sweep import Report, look_after, sweep
+from chalicelib.sweep import SLICE, Report, hand_over, look_after, sweep
 
 # An account in which nothing of ours is going on is looked at as a whole only so often: an idle minute costs next to nothing.
 _IDLE_EVERY = timedelta(minutes=10)
@@ -59,7 +59,9 @@ def one_slice(c: Controller, given: Slice, others: Others | None = None) -> Repo
     instances = list_instances(c.ec2, c.settings.stage, ids).ours if ids else []
     report.instances = len(instances)
     by_id = {i.instance_id: i for i in instances}
-    look_after(c.shell, given.runs, by_id, Upkeep(c, given.at, others), now, report)
+    around = Upkeep(c, given.at, others)
+    runs = given.runs[:SLICE] + hand_over(given.runs[SLICE:], around, report)
+    look_after(c.shell, runs, by_id, around, now, report)
     _told(c, report)
     return report
 
