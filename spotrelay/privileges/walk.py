@@ -151,7 +151,7 @@ def _beside(stage: Stage) -> None:
         )
     for event in EVENTS:
         functions.invoke(FunctionName=f"spot-relay-{STAGE}-{event}", InvocationType="Event", Payload=b"[]")
-    # A slice of the sweep with more runs than one invocation takes: it gives the rest away. Its time is one that no cold start makes late.
+    # A slice with more runs than one invocation takes gives the rest away; no cold start makes this one late.
     runs = {f"nobody-{n}": "" for n in range(60)}
     part = {
         "version": "0",
