@@ -11,8 +11,9 @@ from spotrelay.privileges import walk
 from spotrelay.privileges.decisions import Decision, Reader, refusal, used
 from spotrelay.privileges.kept import Kept
 from spotrelay.privileges.removal import removed
+from spotrelay.privileges.report import NOT_WALKED
 from spotrelay.privileges.results import Broken
-from spotrelay.privileges.statements import Part, parts
+from spotrelay.privileges.statements import Attachment, Part, parts
 from spotrelay.rehearsal.job import Job
 from spotrelay.rehearsal.stage import STAGE, Stage
 
@@ -41,7 +42,8 @@ def prove(stage: Stage, job: Job, decisions: Path, kept: Kept, say: Say, only: I
     reader.new()
     whole = _whole(stage, job, reader, say)
     results = []
-    chosen = [p for p in every if not list(only) or any(word in p.name for word in only)]
+    walked = [p for p in every if isinstance(p, Attachment) or p.sid not in NOT_WALKED]
+    chosen = [p for p in walked if not list(only) or any(word in p.name for word in only)]
     for number, part in enumerate(chosen, 1):
         unused = tuple(sorted(set(part.actions) - used(part, whole)))
         before = kept.of(part)
