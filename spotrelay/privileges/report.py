@@ -11,7 +11,6 @@ from spotrelay.rehearsal.stage import STAGE
 
 # Actions that no walk needs, each with its reason. An action that is neither used nor here is idle, and fails the proof.
 RARE: dict[str, str] = {}
-# Statements that the walk leaves out, each with its reason.
 HEAD = """# Least privilege, proven
 
 Made by `make prove-least-privilege`; don't edit. The deployed system walks through a short life once with everything allowed.
