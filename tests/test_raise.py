@@ -43,7 +43,8 @@ class Waits(Deployed):
     def sweep(self) -> Status:
         self.clock.now += MINUTE
         report = Report()
-        report.waiting.append(self.saved())
+        run = self.saved()
+        report.waiting[run.name] = run.created_at
         housekeeping.after_runs(self.c, [], report, self.clock.now)
         report.check()
         return self.saved().status
@@ -90,8 +91,8 @@ def test_money_that_came_back_after_a_raise_must_still_cover_two_leases_of_a_run
     assert later
     raised_at, lease = stage.c.store.ledger.raised_at(), first_lease(later, stage.clock.now, POLICY)
     assert raised_at == stage.clock.now - MINUTE
-    assert to_resume([later], lease, stage.clock.now, POLICY, raised_at=raised_at) == []
-    assert to_resume([later], 2 * lease, stage.clock.now, POLICY, raised_at=raised_at) == [later]
+    assert not list(to_resume([later], lease, stage.clock.now, POLICY, raised_at=raised_at))
+    assert list(to_resume([later], 2 * lease, stage.clock.now, POLICY, raised_at=raised_at)) == [later]
 
 
 def test_when_the_limit_was_raised_is_written_with_it_and_kept(store: Store) -> None:
