@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import imports, passes
+from benchmarks import bundle, imports, passes
 from benchmarks.figure import Figure
 
 
@@ -21,7 +21,11 @@ from benchmarks.figure import Figure
 @click.option("--quick", is_flag=True, help="A tenth of the runs and of the repetitions.")
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures there, too.")
 def main(quick: bool, path: Path | None) -> None:
-    figures: list[Figure] = [*imports.figures(3 if quick else 11), *passes.figures(1000 if quick else 10_000)]
+    figures: list[Figure] = [
+        *imports.figures(7 if quick else 15),
+        *bundle.figures(),
+        *passes.figures(1000 if quick else 10_000),
+    ]
     table = Table("what", "reached", "wanted", "", title="Spot Relay, measured")
     for each in figures:
         table.add_row(each.what, f"{each.reached:,.3g}", f"≤ {each.wanted:,.3g}", "ok" if each.ok else "missed")

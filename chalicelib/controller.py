@@ -8,33 +8,36 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from chalicelib.acts import Acts
-from chalicelib.bucket import Bucket
 from chalicelib.codec import Unreadable
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
 from chalicelib.fleet import Fleet
 from chalicelib.fleet import Settings as FleetSettings
 from chalicelib.metering import Ec2Meter
-from chalicelib.outbox import Outbox
 from chalicelib.poison import Poison
 from chalicelib.pools import Priced, PriceUnknown, named_at, priced
 from chalicelib.prices import Prices
-from chalicelib.quota import Quotas
-from chalicelib.records import Records
 from chalicelib.settings import Settings
 from chalicelib.shell import Shell
-from chalicelib.storage import Storage
 from chalicelib.store import Store
 from chalicelib.telemetry import Telemetry
-from chalicelib.unmanaged import Unmanaged
 from chalicelib.watchdog import Watchdog
+
+# A handler of an event starts without these.
+if TYPE_CHECKING:
+    from chalicelib.acts import Acts
+    from chalicelib.bucket import Bucket
+    from chalicelib.outbox import Outbox
+    from chalicelib.quota import Quotas
+    from chalicelib.records import Records
+    from chalicelib.storage import Storage
+    from chalicelib.unmanaged import Unmanaged
 
 # A hanging call must leave time to answer: Lambda's own limit would end us without a word. Retries are botocore's own:
 # every call here may be sent twice, CreateFleet because its client token makes the second the same launch.
@@ -107,10 +110,14 @@ class Controller:
 
     @cached_property
     def records(self) -> Records:
+        from chalicelib.records import Records
+
         return Records(self.dynamodb, self.settings.table, self.saw)
 
     @cached_property
     def bucket(self) -> Bucket:
+        from chalicelib.bucket import Bucket
+
         return Bucket(self.s3, self.settings.bucket)
 
     @cached_property
@@ -144,24 +151,34 @@ class Controller:
 
     @cached_property
     def quotas(self) -> Quotas:
+        from chalicelib.quota import Quotas
+
         return Quotas(lambda: self.ec2, lambda: self.service_quotas)
 
     @cached_property
     def acts(self) -> Acts:
+        from chalicelib.acts import Acts
+
         return Acts(self.dynamodb, self.settings.table, self.store.ledger, self.saw)
 
     @cached_property
     def outbox(self) -> Outbox:
+        from chalicelib.outbox import Outbox
+
         s = self.settings
         return Outbox(self.dynamodb, s.table, lambda: self.sns, s.topic_arn, self.saw)
 
     @cached_property
     def storage(self) -> Storage:
+        from chalicelib.storage import Storage
+
         s = self.settings
         return Storage(self.store.ledger, self.dynamodb, s.table, lambda: self.s3, s.bucket, self.saw)
 
     @cached_property
     def unmanaged(self) -> Unmanaged:
+        from chalicelib.unmanaged import Unmanaged
+
         def price(kind: str) -> Decimal | None:
             quote = self.prices.estimate(kind, self.clock())
             return quote.usd_hour if quote else None

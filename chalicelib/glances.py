@@ -10,11 +10,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from chalicelib.core import events as ev
 from chalicelib.core.model import Attempt, Phase, Policy, Run
 from chalicelib.core.resuming import waiting
-from chalicelib.instances import Instance
+
+if TYPE_CHECKING:
+    from chalicelib.instances import Instance
 
 _HEARD = (Phase.PREPARING, Phase.READY, Phase.TRAINING)
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from chalicelib.acts import Acts
 from chalicelib.codec import Unreadable
 from chalicelib.core.figures import Name
 from chalicelib.core.news import Kind, News
 from chalicelib.telemetry import Telemetry, logger
+
+if TYPE_CHECKING:
+    from chalicelib.acts import Acts
 
 TELL_AGAIN = timedelta(days=7)
 

@@ -20,7 +20,6 @@ from boto3.dynamodb.types import DYNAMODB_CONTEXT
 from chalicelib.batches import batch_get
 from chalicelib.codec import Skip, each, from_item, moment, strict, to_item
 from chalicelib.contracts.names import is_run_name
-from chalicelib.core.model import Run
 
 _DEEPEST = 16  # DynamoDB takes 32 levels, our own around it included
 
@@ -118,11 +117,6 @@ class Records:
         )
         for page in pages:
             yield from (from_item(item) for item in page["Items"])
-
-
-def listing(run: Run) -> dict[str, Any]:
-    """The item that puts a run into the list of all runs, in the order they were created."""
-    return {"pk": "RUNS", "sk": f"{run.created_at.isoformat()}#{run.name}", "run": run.name}
 
 
 def _beat(item: dict[str, Any]) -> Beat:

@@ -16,6 +16,8 @@ class NotConfigured(Exception):
 
 @dataclass(frozen=True)
 class Settings:
+    """The functions' environment, read and checked (docs/architecture.md)."""
+
     stage: str
     table: str
     bucket: str

@@ -65,6 +65,8 @@ Given = ev.Event | Callable[[Run], ev.Event | None]
 
 @dataclass(frozen=True)
 class Shell:
+    """The store, what it acts on, and the policy by which it decides."""
+
     store: Store
     ec2: Ec2
     policy: Policy

@@ -27,7 +27,6 @@ from chalicelib.core.news import News
 from chalicelib.glances import Glance, from_text, glance, to_text
 from chalicelib.ledger import Ledger
 from chalicelib.outbox import outbox_item
-from chalicelib.records import listing
 
 _TRIES = 12  # for one transaction that meets others at the same account
 _FIRST_PAUSE_S = 0.02
@@ -75,7 +74,7 @@ class Store:
             self._put(self._run_item(run), "attribute_not_exists(pk)"),
             self._put({"pk": f"RUN#{run.name}", "sk": "SPEC", "hash": spec_hash, "spec": json.dumps(spec)}),
             self.ledger.opening(run.name, run.limits.cost_usd),
-            self._put(listing(run)),
+            self._put(_listing(run)),
             *self._notes(run, (Note(run.reason, run.message),), run.created_at),
         ]
         try:
@@ -244,3 +243,8 @@ def _failed(error: ClientError, code: str) -> list[int]:
     """Which items of a transaction failed with this code."""
     reasons: list[dict[str, Any]] = error.response.get("CancellationReasons", [])  # type: ignore[assignment]
     return [n for n, r in enumerate(reasons) if r.get("Code") == code]
+
+
+def _listing(run: Run) -> dict[str, Any]:
+    """The item that puts a run into the list of all runs, in the order they were created."""
+    return {"pk": "RUNS", "sk": f"{run.created_at.isoformat()}#{run.name}", "run": run.name}

@@ -85,6 +85,13 @@ def test_months_in_which_nobody_looked_are_paid_for_each() -> None:
     assert accounts[-1].reserved == 60 * RATE
 
 
+def test_a_calendar_that_went_back_gives_back_what_the_later_month_had_reserved() -> None:
+    later = look(None, 30, datetime(2026, 12, 1, tzinfo=UTC))
+    closed, fresh = measured(later, 30 * GB, 0, FIRST.replace(day=16), POLICY)
+    assert (closed.month, closed.reserved, closed.settled) == ("2026-12", 0, 0)
+    assert (fresh.month, fresh.seq, fresh.reserved) == ("2026-11", 1, 15 * RATE)
+
+
 def test_what_the_month_has_no_money_for_is_owed_and_settled_before_anything_else() -> None:
     one = within(None, look(None, 300, FIRST), Decimal(1))
     assert (one.reserved, one.short, one.owed) == (1, 300 * RATE - 1, 0)

@@ -110,11 +110,15 @@ class Exited:
 
 @dataclass(frozen=True)
 class CancelAsked:
+    """Somebody, by their ARN, wants the run to end."""
+
     by: str
 
 
 @dataclass(frozen=True)
 class SuspendAsked:
+    """Somebody, or the money, wants the run to save and wait; `reason` is USER, BUDGET or RUN_BUDGET."""
+
     by: str
     reason: Reason = Reason.USER
 
@@ -260,5 +264,7 @@ Command = StartInstance | EndInstance | Settle | SetWatchdog | Note
 
 @dataclass(frozen=True)
 class Outcome:
+    """What a decision gives: the run as it is now, and what is to be done for it."""
+
     run: Run
     commands: tuple[Command, ...] = ()

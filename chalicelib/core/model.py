@@ -165,6 +165,8 @@ class Spent:
 
 @dataclass(frozen=True)
 class Attempt:
+    """One instance's part of a run. `number`, from 1, is the fencing token; times are UTC."""
+
     number: int
     phase: Phase
     phase_since: datetime
@@ -220,6 +222,8 @@ class Counted:
 
 @dataclass(frozen=True)
 class Cooling:
+    """A pool that EC2 took an instance back from, or refused one in, and until when it is asked last."""
+
     pool: str
     until: datetime
 

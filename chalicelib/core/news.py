@@ -29,6 +29,8 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class News:
+    """A mail: `message` is the whole of it; `run` is None where it is about none."""
+
     kind: Kind
     subject: str
     message: str

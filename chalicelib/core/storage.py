@@ -60,7 +60,10 @@ def measured(before: Stored | None, size: int, live: int, now: datetime, policy:
     """
     month, (day, days) = calendar.month(now, policy), calendar.days(now, policy)
     grew = max(0, size - before.most) if before else 0
-    accounts = [before or Stored(month, 0, day, size, ZERO, ZERO, now, days)]
+    fresh = Stored(month, 0, day, size, ZERO, ZERO, now, days)
+    accounts = [before or fresh]
+    if accounts[0].month > month:  # a rehearsal's calendar goes back, when it is over
+        accounts = [replace(accounts[0], seq=accounts[0].seq + 1, reserved=ZERO, owed=ZERO, short=ZERO), fresh]
     while accounts[-1].month != month:
         accounts[-1] = _settled(accounts[-1], size, accounts[-1].days + 1, policy)
         accounts.append(_following(accounts[-1], size, now, policy))
