@@ -13,7 +13,7 @@ from typing import Any
 from chalicelib.bucket import checkpoint_prefix, run_prefix
 from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
-from chalicelib.contracts.names import NAME
+from chalicelib.contracts.names import is_run_name
 from chalicelib.controller import Controller
 from chalicelib.core import answers, leases
 from chalicelib.core import events as ev
@@ -45,7 +45,7 @@ def identify(c: Controller, arn: str, name: str, number: int) -> Caller:
     if not found or found["role"] != c.settings.instance_role:
         raise ApiError(403, "not_an_instance", "Only an instance that Spot Relay launched may call this route.")
     instance_id = found["instance"]
-    run = c.store.load(name) if re.fullmatch(NAME, name) else None
+    run = c.store.load(name) if is_run_name(name) else None
     if run is None:
         raise ApiError(404, "not_found", f"There is no run {name!r}.")
     attempt = run.attempt(number)
@@ -77,11 +77,12 @@ def claim(c: Controller, caller: Caller, body: ClaimRequest) -> dict[str, Any]:
     told = {"action": answer.action.value, "reason": str(answer.reason), "message": answer.message}
     match answer.action:
         case Action.PREPARE:
+            spec = _spec(c, name)
             return {
                 **told,
-                **_work(c, run, number),
+                **_work(c, run, number, spec),
                 **_lease(c, run, number),
-                **_all_credentials(c, run, number),
+                **_all_credentials(c, run, number, spec),
             }
         case Action.WAIT:
             return {**told, "retry_in_s": _ASK_AGAIN_S * c.settings.time_scale, **_lease(c, run, number)}
@@ -145,7 +146,11 @@ def heartbeat(c: Controller, caller: Caller, body: HeartbeatRequest) -> dict[str
         "reason": str(answer.reason),
         "message": answer.message,
         **lease,
-        **(_all_credentials(c, run, number) if stale else {"credentials": None, "command_credentials": None}),
+        **(
+            _all_credentials(c, run, number, _spec(c, name))
+            if stale
+            else {"credentials": None, "command_credentials": None}
+        ),
     }
 
 
@@ -216,8 +221,7 @@ def _renewal(c: Controller, run: Run, number: int) -> ev.Renewed | None:
     return ev.Renewed(number, attempt.lease.seq, used, c.offers_for_later(run))
 
 
-def _work(c: Controller, run: Run, number: int) -> dict[str, Any]:
-    spec = _spec(c, run.name)
+def _work(c: Controller, run: Run, number: int, spec: dict[str, Any]) -> dict[str, Any]:
     source = c.bucket.source(run.name)
     stage = c.settings.stage
     token = spec["source"].get("token")
@@ -237,9 +241,8 @@ def _work(c: Controller, run: Run, number: int) -> dict[str, Any]:
     }
 
 
-def _all_credentials(c: Controller, run: Run, number: int) -> dict[str, dict[str, str] | None]:
+def _all_credentials(c: Controller, run: Run, number: int, spec: dict[str, Any]) -> dict[str, dict[str, str] | None]:
     """The agent's, and those that the spec asks for its command."""
-    spec = _spec(c, run.name)
     lent = None
     if spec.get("aws_credentials"):
         narrower = command_policy(c.settings, run.name, number, [each["from"] for each in spec["inputs"]])

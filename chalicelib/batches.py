@@ -9,9 +9,8 @@ from typing import Any
 
 from chalicelib.codec import to_item
 
-_MOST = (
-    100  # keys a call, and 16 MB: what is over that comes back as unprocessed (DynamoDB API reference, BatchGetItem)
-)
+# Keys a call, and 16 MB: what is over that comes back as unprocessed (DynamoDB API reference, BatchGetItem).
+_MOST = 100
 _TRIES = 8
 _FIRST_PAUSE_S = 0.05
 

@@ -13,7 +13,7 @@ from chalicelib.bucket import checkpoint_prefix, run_prefix
 from chalicelib.codec import Unreadable
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
-from chalicelib.contracts.names import NAME
+from chalicelib.contracts.names import is_run_name
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Limits, Reason, Run, Status
@@ -247,7 +247,7 @@ def ledger(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]
 
 def _load(c: Controller, name: str) -> Run:
     # Nothing else was ever a run's name; a long one would be no key of the table.
-    run = c.store.load(name) if re.fullmatch(NAME, name) else None
+    run = c.store.load(name) if is_run_name(name) else None
     if run is None:
         raise ApiError(404, "not_found", f"There is no run {name[:100]!r}.")
     return run

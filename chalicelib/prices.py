@@ -55,9 +55,8 @@ class Prices:
     def spot(self, types: Iterable[str], now: datetime) -> dict[tuple[str, Zone], Quote]:
         """The Spot price in force in each pool (type, zone) of these types; a pool without one is left out."""
         known = {kind: self._cached(f"spot#{kind}") for kind in types}
-        fresh = min(
-            _FRESH, self._policy.price_age
-        )  # what is too old to be used is asked again, whatever the time scale
+        # What is too old to be used is asked again, whatever the time scale.
+        fresh = min(_FRESH, self._policy.price_age)
         old = [kind for kind, (at, _) in known.items() if at is None or now - at >= fresh]
         if old:
             asked: dict[str, dict[Zone, Decimal]] = {}

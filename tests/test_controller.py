@@ -429,7 +429,7 @@ def test_a_command_gets_credentials_of_its_own_only_when_the_spec_asks_and_no_se
     stage.submit(name="lent", aws_credentials=True)
     run = stage.c.store.load("lent")
     assert run is not None
-    given = agents._all_credentials(stage.c, run, 1)
+    given = agents._all_credentials(stage.c, run, 1, agents._spec(stage.c, "lent"))
     assert given["credentials"]
     assert given["command_credentials"]
     narrow, wide = (json.loads(each["Policy"]) for each in asked[1:])

@@ -66,18 +66,18 @@ def submit(world: World) -> None:
 
 
 def warned(world: World) -> None:
-    submit(world)
-    world.run_for(25 * MINUTE)
-    for instance in running(world):
-        world.interrupt(instance, warned=True)
-    world.run_for(180 * MINUTE)
+    _taken_back(world, warned=True)
 
 
 def unwarned(world: World) -> None:
+    _taken_back(world, warned=False)
+
+
+def _taken_back(world: World, warned: bool) -> None:
     submit(world)
     world.run_for(25 * MINUTE)
     for instance in running(world):
-        world.interrupt(instance, warned=False)
+        world.interrupt(instance, warned=warned)
     world.run_for(180 * MINUTE)
 
 

@@ -30,7 +30,7 @@ from chalicelib.contracts.kinds import (
     SecretName,
     Text,
 )
-from chalicelib.contracts.names import NAME
+from chalicelib.contracts.names import is_run_name
 from chalicelib.contracts.patterns import check_pattern
 from chalicelib.contracts.secretlike import HIDDEN, hide, secrets_in
 
@@ -170,7 +170,7 @@ def _across(document: Mapping[str, Any]) -> list[FieldError]:
     """What no single field can tell. Looks at the document itself, so that it is found beside every other mistake."""
     wrong = []
     name = document.get("name")
-    if isinstance(name, str) and not re.fullmatch(NAME, name):
+    if isinstance(name, str) and not is_run_name(name):
         wrong.append(
             FieldError(
                 "name", name[:200], "must be up to 63 of a-z, 0-9, '_' and '-', not beginning with one of the last two"

@@ -177,9 +177,7 @@ class Attempt:
     spent: tuple[Spent, ...] = ()
     credited: Decimal | None = None  # USD that came back because EC2 interrupted its first hour
     watchdog_at: datetime | None = None  # when the entry in EventBridge Scheduler ends the instance
-    watchdog_again_at: datetime | None = (
-        None  # when the entry is to be set once more, as a slow older call may have moved it
-    )
+    watchdog_again_at: datetime | None = None  # when it is set once more: a slow older call may have moved it
     instance_id: str | None = None
     pool: str | None = None
     started_at: datetime | None = None  # when EC2 answered with the instance
@@ -308,9 +306,7 @@ class Policy:
     claim_within: timedelta = timedelta(minutes=10)
     answer_within: timedelta = timedelta(seconds=10)  # CreateFleet answers in seconds; until then nobody else asks
     replay_for: timedelta = timedelta(minutes=5)
-    lands_within: timedelta = timedelta(
-        minutes=5
-    )  # a call without an answer has been carried out by then, or never will be
+    lands_within: timedelta = timedelta(minutes=5)  # a call without an answer has been carried out by then, or never is
     described: timedelta = timedelta(minutes=50)  # EC2 describes an instance for about an hour after it ended
     notice: timedelta = timedelta(minutes=2)
     after_notice: timedelta = timedelta(seconds=30)

@@ -107,9 +107,7 @@ def _strike(stage: Stage, run: str, attempts: list[dict[str, Any]], struck: set[
     if instance in struck:
         return
     struck.add(instance)
-    if (
-        len(struck) == 1
-    ):  # the event alone: the instance, which would be told at once, would be faster with its heartbeat
+    if len(struck) == 1:  # the event alone: the instance, told at once, would be faster with its heartbeat
         _warn(stage, instance)
     elif len(struck) == 2:
         stage.control.kill(instance)

@@ -139,23 +139,14 @@ def clone(
     `token` is a token for HTTPS or, when `repo` is reached over SSH, a deploy key.
     """
     with deploykey.environment(repo, token) as ssh:
-        return _clone(folder, repo, ref, token, token_name, redact, ssh)
+        return _clone(Git(folder, repo, ref, token, token_name, redact, ssh), folder, repo, ref)
 
 
-def _clone(
-    folder: Path,
-    repo: str,
-    ref: str,
-    token: str | None,
-    token_name: str | None,
-    redact: Redactor,
-    ssh: Mapping[str, str],
-) -> tuple[str, int]:
+def _clone(git: Git, folder: Path, repo: str, ref: str) -> tuple[str, int]:
     if ref.startswith("-") or repo.startswith("-"):
         raise Failure("source", "source.repo and source.ref must not begin with a dash.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    git = Git(folder, repo, ref, token, token_name, redact, ssh)
     git("init", "--quiet")
     git("remote", "add", "origin", repo)
     git("fetch", "--quiet", "--depth", "1", "--no-tags", "origin", ref)
