@@ -3,10 +3,12 @@
 A patch on another version could silently do nothing, and a rehearsal would then prove something else than it says.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import inspect
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 PINNED = "1.5.33"
 
@@ -56,3 +58,34 @@ def require_text(module: Any, name: str, *snippets: str) -> None:
     for snippet in snippets:
         if snippet not in source:
             raise PatchMismatch(f"`{snippet}` in {module.__name__}.{name}")
+
+
+class Asked(NamedTuple):
+    """Whether a caller may do something, as ministack's evaluator is asked."""
+
+    access_key_id: str
+    iam_action: str
+    service: str
+    region: str
+    resource_arn: str = "*"
+    service_context: dict[str, Any] | None = None
+
+
+def authorize_each(
+    parts: Callable[[Asked], Iterable[Asked]], refused: Callable[[Asked, Asked], None] = lambda asked, part: None
+) -> None:
+    """Let a call through only when each part of what it asks for is allowed; `refused` is told of the first that is not."""
+    evaluator = load("core.iam_evaluator")
+    enforce = require_function(evaluator, "enforce", " ".join(Asked._fields))
+
+    @functools.wraps(enforce)
+    def patched(*args: Any, **named: Any) -> Any:
+        asked = Asked(*args, **named)
+        for part in parts(asked):
+            denied = enforce(*part)
+            if denied is not None:
+                refused(asked, part)
+                return denied
+        return None
+
+    evaluator.enforce = patched

@@ -10,7 +10,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from spotrelay.rehearsal.ministack_checks import PatchMismatch, load, require_function, require_text
+from spotrelay.rehearsal.ministack_checks import (
+    Asked,
+    PatchMismatch,
+    authorize_each,
+    load,
+    require_function,
+    require_text,
+)
 
 _VARIABLE = re.compile(r"\$\{\s*([A-Za-z0-9-]+:[^},]+?)\s*(?:,\s*'([^']*)'\s*)?\}")
 
@@ -149,11 +156,7 @@ def patch_resource_arns() -> None:
     (a run that may write its own could write none).
     """
     actions = load("core.iam_actions")
-    evaluator = load("core.iam_evaluator")
     extract = require_function(actions, "extract_resource_arn", _RESOURCE_PARAMETERS)
-    enforce = require_function(
-        evaluator, "enforce", "access_key_id iam_action service region resource_arn service_context"
-    )
     require_text(
         load("app"),
         "_dispatch_service_request",
@@ -180,22 +183,12 @@ def patch_resource_arns() -> None:
         many.others = tuple(named[1:])
         return many
 
-    def patched_enforce(
-        access_key_id: str,
-        iam_action: str,
-        service: str,
-        region: str,
-        resource_arn: str = "*",
-        service_context: dict[str, Any] | None = None,
-    ) -> Any:
-        for arn in (resource_arn, *getattr(resource_arn, "others", ())):
-            denied = enforce(access_key_id, iam_action, service, region, arn, service_context)
-            if denied is not None:
-                return denied
-        return None
+    def each_named(asked: Asked) -> list[Asked]:
+        arns = (asked.resource_arn, *getattr(asked.resource_arn, "others", ()))
+        return [asked._replace(resource_arn=arn) for arn in arns]
 
     actions.extract_resource_arn = patched_extract
-    evaluator.enforce = patched_enforce
+    authorize_each(each_named)
 
 
 def ssm_names(body: bytes) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from spotrelay.rehearsal.ministack_checks import load, require_function, require_text
+from spotrelay.rehearsal.ministack_checks import Asked, authorize_each, load, require_function, require_text
 
 SERVICE = "ec2.amazonaws.com"
 _BY_PARAMETER = "resolve:ssm:"
@@ -219,9 +219,6 @@ def patch_launches(ec2: Callable[[str], Any]) -> None:
     extract = require_function(
         actions, "extract_resource_arn", "service method path headers body query_params region account_id"
     )
-    enforce = require_function(
-        evaluator, "enforce", "access_key_id iam_action service region resource_arn service_context"
-    )
     require_text(load("app"), "_dispatch_service_request", "extract_resource_arn(", "resource_arn=checked_arn")
     require_text(iam, "_create_instance_profile", "_instance_profiles[name] = {", '"Roles": []')
     require_text(evaluator, "enforce", "key.lower(): value for key, value in (service_context or {}).items()")
@@ -256,25 +253,24 @@ def patch_launches(ec2: Callable[[str], Any]) -> None:
         launch.checks = tuple(found.values())
         return launch
 
-    @functools.wraps(enforce)
-    def patched_enforce(
-        access_key_id: str,
-        iam_action: str,
-        service: str,
-        region: str,
-        resource_arn: str = "*",
-        service_context: dict[str, Any] | None = None,
-    ) -> Any:
-        launch: tuple[Check, ...] = getattr(resource_arn, "checks", ())
-        if not launch:
-            return enforce(access_key_id, iam_action, service, region, resource_arn, service_context)
-        for check in launch:
-            namespace = check.action.partition(":")[0]
-            denied = enforce(access_key_id, check.action, namespace, region, check.resource, dict(check.context))
-            if denied is not None:
-                logger.error("%s is refused: %s on %s %s", iam_action, check.action, check.resource, check.context)
-                return denied
-        return None
+    def each_check(asked: Asked) -> list[Asked]:
+        launch: tuple[Check, ...] = getattr(asked.resource_arn, "checks", ())
+        return [
+            Asked(
+                asked.access_key_id,
+                check.action,
+                check.action.partition(":")[0],
+                asked.region,
+                check.resource,
+                dict(check.context),
+            )
+            for check in launch
+        ] or [asked]
+
+    def refused(asked: Asked, part: Asked) -> None:
+        if part is not asked:
+            said = (asked.iam_action, part.iam_action, part.resource_arn, part.service_context)
+            logger.error("%s is refused: %s on %s %s", *said)
 
     actions.extract_resource_arn = patched_extract
-    evaluator.enforce = patched_enforce
+    authorize_each(each_check, refused)

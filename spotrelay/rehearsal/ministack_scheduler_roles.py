@@ -6,7 +6,7 @@ import re
 import time
 from typing import Any
 
-from spotrelay.rehearsal.ministack_checks import load, require_function, require_text
+from spotrelay.rehearsal.ministack_checks import Asked, authorize_each, load, require_function, require_text
 
 SERVICE = "scheduler.amazonaws.com"
 SESSION_S = 900
@@ -105,12 +105,9 @@ def patch_authorization() -> None:
     ministack takes every schedule for one of the group `default`, so that no narrow policy would do, and lets anybody
     pass any role.
     """
-    actions, evaluator = load("core.iam_actions"), load("core.iam_evaluator")
+    actions = load("core.iam_actions")
     extract = require_function(
         actions, "extract_resource_arn", "service method path headers body query_params region account_id"
-    )
-    enforce = require_function(
-        evaluator, "enforce", "access_key_id iam_action service region resource_arn service_context"
     )
     require_text(load("app"), "_dispatch_service_request", "extract_resource_arn(", "resource_arn=checked_arn")
     logger = load("services.scheduler").logger
@@ -130,25 +127,20 @@ def patch_authorization() -> None:
         schedule.role = (request.get("Target") or {}).get("RoleArn") or ""
         return schedule
 
-    @functools.wraps(enforce)
-    def patched_enforce(
-        access_key_id: str,
-        iam_action: str,
-        service: str,
-        region: str,
-        resource_arn: str = "*",
-        service_context: dict[str, Any] | None = None,
-    ) -> Any:
-        denied = enforce(access_key_id, iam_action, service, region, resource_arn, service_context)
-        role = getattr(resource_arn, "role", "")
-        if denied is None and role:
-            denied = enforce(access_key_id, "iam:PassRole", "iam", region, role, {"iam:PassedToService": SERVICE})
-            if denied is not None:
-                logger.error("%s: the caller may not pass %s to %s", resource_arn, role, SERVICE)
-        return denied
+    def with_role(asked: Asked) -> list[Asked]:
+        role = getattr(asked.resource_arn, "role", "")
+        if not role:
+            return [asked]
+        handed = {"iam:PassedToService": SERVICE}
+        passing = Asked(asked.access_key_id, "iam:PassRole", "iam", asked.region, role, handed)
+        return [asked, passing]
+
+    def refused(asked: Asked, part: Asked) -> None:
+        if part is not asked:
+            logger.error("%s: the caller may not pass %s to %s", asked.resource_arn, part.resource_arn, SERVICE)
 
     actions.extract_resource_arn = patched_extract
-    evaluator.enforce = patched_enforce
+    authorize_each(with_role, refused)
 
 
 def _json(body: bytes) -> dict[str, Any]:
