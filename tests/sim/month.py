@@ -7,6 +7,7 @@ figures.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,15 @@ class Outcome:
     aws_calls: int
     seconds: float
 
+    def text(self) -> str:
+        ended = ", ".join(f"{n} {status.lower()}" for status, n in self.ended.items())
+        return (
+            f"month {self.seed}: {self.runs:,} runs ({ended}, {self.waiting} wait), {self.attempts:,} attempts, "
+            f"{self.interruptions} interruptions, {self.steps_lost:,} of {self.steps:,} steps trained twice, "
+            f"{self.spent_usd:.2f} USD spent (limit {self.limit_usd} a month), {self.overspend_usd:.2f} overspent; "
+            f"{self.events:,} events, {self.aws_calls:,} AWS calls in {self.seconds:.1f} s"
+        )
+
 
 def live(seed: int, runs: int = 1000) -> Outcome:
     """Plan and play a month. Raises story.InvariantBroken, whose message tells the story of the run concerned."""
@@ -117,7 +127,7 @@ def plan(seed: int, runs: int = 1000) -> Plan:
         troubles += [Trouble(_when(rng), "price", pool, round(rng.uniform(0.15, 0.4), 4)) for _ in range(2)]
         for _ in range(6):
             troubles += _span(rng, "capacity", pool, rng.uniform(0.2, 20))
-    for _ in range(rng.randrange(3)):
+    for _ in range(rng.randrange(1, 3)):
         troubles += _span(rng, "away", 0, rng.uniform(10, 80))
     for _ in range(8):
         troubles += _span(rng, "away", 0, rng.uniform(0.02, 1.5))
@@ -261,3 +271,11 @@ def without(planned: Plan, runs: frozenset[str] = frozenset(), troubles: frozens
         runs=tuple(run for run in planned.runs if run.name not in runs),
         troubles=tuple(each for n, each in enumerate(planned.troubles) if n not in troubles),
     )
+
+
+if __name__ == "__main__":
+    asked = argparse.ArgumentParser(prog="make month")
+    asked.add_argument("--seed", type=int, default=1)
+    asked.add_argument("--runs", type=int, default=1000)
+    given = asked.parse_args()
+    print(live(given.seed, given.runs).text())

@@ -150,7 +150,7 @@ class World:
             self.sweep()
         wait = MINUTE
         if not self.ec2.running:
-            due = [glance.due for glance in self.store.live_glances()]
+            due = [glance.due for glance in self.store.live_glances() if not glance.waits]
             wait = max(MINUTE, min([*(d - self.now for d in due), IDLE_LOOK]))
         self.at(self.now + wait, self._sweep_in_turn)
 
