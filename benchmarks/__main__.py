@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bundle, imports, passes
+from benchmarks import passes, shipped
 from benchmarks.figure import Figure
 
 
@@ -22,8 +22,7 @@ from benchmarks.figure import Figure
 @click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures there, too.")
 def main(quick: bool, path: Path | None) -> None:
     figures: list[Figure] = [
-        *imports.figures(7 if quick else 15),
-        *bundle.figures(),
+        *shipped.figures(7 if quick else 15),
         *passes.figures(1000 if quick else 10_000),
     ]
     table = Table("what", "reached", "wanted", "", title="Spot Relay, measured")

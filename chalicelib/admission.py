@@ -7,7 +7,6 @@ what holds; this only answers sooner, and shows the cost before it is spent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from chalicelib.contracts import spec as specs
 from chalicelib.contracts.errors import ApiError
 from chalicelib.core import calendar, leases
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Policy
 from chalicelib.core.money import ZERO, rates_in, up
 from chalicelib.pools import Priced, PriceUnknown

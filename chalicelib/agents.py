@@ -7,7 +7,6 @@ the attempt's own instance is refused, and one that the run does not know yet is
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from chalicelib.bucket import checkpoint_prefix, run_prefix
@@ -20,6 +19,7 @@ from chalicelib.core import events as ev
 from chalicelib.core.answers import Action
 from chalicelib.core.apply import may_take
 from chalicelib.core.figures import Name, steps_lost
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Attempt, Counted, Reason, Run
 from chalicelib.records import Beat
 from chalicelib.scoped import command_policy, credentials, policy, secret_path

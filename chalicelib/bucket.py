@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Counted, Run
 
 _MOST_METRICS = 1024 * 1024

@@ -6,12 +6,12 @@ replay is the same request with the same client token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from chalicelib.core.events import Launched, LaunchRefused, Refusal
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Attempt, Launch
 
 # Other pools, or the same later (EC2 API error codes).

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from chalicelib.core import events as ev
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Attempt, Phase, Policy, Run
 from chalicelib.core.resuming import waiting
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from chalicelib.core.frozen import dataclass
 
 _MOST_VALUES = 200  # of a filter (EC2 API reference, DescribeInstances)
 _STAGE, _PROTECT = "spot-relay:stage", "spot-relay:protect"

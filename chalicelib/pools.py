@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Offer
 from chalicelib.prices import Prices, Quote
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from chalicelib import asking
 from chalicelib.codec import Skip, Unreadable, amount, from_item, moment, reading, strict, to_item
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Policy
 from chalicelib.price_table import ON_DEMAND_USD_HOUR
 

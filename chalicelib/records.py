@@ -10,7 +10,6 @@ import binascii
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -20,6 +19,7 @@ from boto3.dynamodb.types import DYNAMODB_CONTEXT
 from chalicelib.batches import batch_get
 from chalicelib.codec import Skip, each, from_item, moment, strict, to_item
 from chalicelib.contracts.names import is_run_name
+from chalicelib.core.frozen import dataclass
 
 _DEEPEST = 16  # DynamoDB takes 32 levels, our own around it included
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Protocol
 
 from chalicelib.core import events as ev
 from chalicelib.core import leases
 from chalicelib.core.decide import decide
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Attempt, Policy, Reason, Run
 from chalicelib.core.news import news, outlived, unpaid
 from chalicelib.fleet import Unanswered

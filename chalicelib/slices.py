@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from chalicelib.core.frozen import dataclass
 from chalicelib.glances import Glance, from_text, to_text
 
 _SOURCE, _KIND = "spot-relay", "Spot Relay Slice"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from dacite import from_dict
 
 from chalicelib.codec import CONFIG, Skip, Unreadable, plain, reading, strict, to_item
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Policy
 from chalicelib.core.money import ZERO
 from chalicelib.core.storage import Stored, due, measured, within

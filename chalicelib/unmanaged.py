@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,6 +16,7 @@ from dacite import from_dict
 
 from chalicelib.codec import CONFIG, Skip, Unreadable, plain, reading, strict, to_item
 from chalicelib.core import calendar
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Policy
 from chalicelib.core.money import ZERO, cost
 from chalicelib.instances import Instance

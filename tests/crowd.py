@@ -16,10 +16,10 @@ from chalicelib.core import events as ev
 from chalicelib.core.decide import decide
 from chalicelib.core.model import Run
 from chalicelib.glances import glance, to_text
+from tests.controlled import SETTINGS
 from tests.core_world import OFFERS, POLICY, START, new_run
 from tests.fakes import Clock, FakeEc2, FakeMeter, FakeWatchdog
 from tests.hooks import SESSION
-from tests.test_controller import SETTINGS
 
 
 class Crowd:

@@ -14,7 +14,7 @@ from chalicelib.contracts.money import Budget, BudgetChange, LedgerView, Plan
 from chalicelib.core import events as ev
 from chalicelib.store import Store
 from tests.conftest import TABLE
-from tests.test_controller import ME, SPEC, Deployed, refused
+from tests.controlled import ME, SPEC, Deployed, refused
 
 LOW = {"limit_usd": "0.10"}
 

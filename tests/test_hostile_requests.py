@@ -19,7 +19,7 @@ from chalicelib.contracts.api import ExitRequest, HeartbeatRequest
 from chalicelib.contracts.errors import ApiError
 from chalicelib.core import events as ev
 from chalicelib.store import Store
-from tests.test_controller import SPEC, Deployed
+from tests.controlled import SPEC, Deployed
 
 CANARY = "canary-3f9c/secret"
 RUN = str(SPEC["name"])

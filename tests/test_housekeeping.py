@@ -13,9 +13,9 @@ from chalicelib.core import calendar
 from chalicelib.instances import Instance
 from chalicelib.store import Store
 from chalicelib.sweep import Report
+from tests.controlled import Deployed
 from tests.core_world import POLICY, START
 from tests.hooks import answers
-from tests.test_controller import Deployed
 
 HOUR = timedelta(hours=1)
 OLD = Instance("i-0000000a", "running", "", 0, START - 2 * HOUR, instance_type="c6i.xlarge")

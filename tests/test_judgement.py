@@ -20,9 +20,9 @@ from chalicelib.prices import Quote
 from chalicelib.quota import CODES, Quotas
 from chalicelib.store import Store
 from tests.conftest import TABLE
+from tests.controlled import SPEC, Deployed
 from tests.core_world import OFFERS, POLICY, START
 from tests.hooks import answers, aws
-from tests.test_controller import SPEC, Deployed
 
 QUOTE = Quote(Decimal("0.068"), START, "spot_history")
 HOURLY = Decimal("0.078556")  # 0.068 + 50 GB gp3 + IPv4

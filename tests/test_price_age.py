@@ -14,8 +14,8 @@ from chalicelib.core import events as ev
 from chalicelib.core.model import Reason, Run
 from chalicelib.prices import Quote
 from chalicelib.store import Store
+from tests.controlled import SPEC, Deployed
 from tests.core_world import OFFERS, POLICY, START
-from tests.test_controller import SPEC, Deployed
 from tests.test_prices import KIND, ZONE, Market, history, market
 
 __all__ = ["market"]  # the fixture

@@ -14,9 +14,9 @@ from chalicelib.core.model import Run, Status
 from chalicelib.core.resuming import first_lease, to_resume
 from chalicelib.store import Store
 from chalicelib.sweep import Report
+from tests.controlled import ME, SPEC, Deployed
 from tests.core_world import POLICY, START
 from tests.hooks import Answer, answers, cancelled
-from tests.test_controller import ME, SPEC, Deployed
 from tests.test_ledger import MONTH, NEXT
 
 MINUTE = timedelta(minutes=1)

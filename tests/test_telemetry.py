@@ -18,8 +18,8 @@ from chalicelib.core import events as ev
 from chalicelib.core.figures import Name
 from chalicelib.store import Store
 from chalicelib.telemetry import NAMESPACE, logger
+from tests.controlled import ME, SPEC, Deployed
 from tests.fakes import FakeEc2
-from tests.test_controller import ME, SPEC, Deployed
 from tests.test_poison import spoil
 
 # Chalice's test client says so of every route; that they are signed, and refused when not, is tested in the emulator.

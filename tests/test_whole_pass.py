@@ -18,10 +18,10 @@ from chalicelib.settings import Settings
 from chalicelib.store import Store
 from chalicelib.sweep import Report, SweepFailed
 from chalicelib.upkeep import whole_pass
+from tests.controlled import SETTINGS
 from tests.core_world import OFFERS, START, new_run
 from tests.fakes import Clock, FakeWatchdog
 from tests.hooks import SESSION, answers, aws
-from tests.test_controller import SETTINGS
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 MONTH = "2026-11"

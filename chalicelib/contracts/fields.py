@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from chalicelib.core.frozen import dataclass
 
 _MOST_VALUE = 200
 _MOST_KEY = 100

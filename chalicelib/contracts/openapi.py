@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from chalicelib.contracts import api, money
 from chalicelib.contracts.spec import RunSpec
+from chalicelib.core.frozen import dataclass
 
 VERSION = "0.1.0"
 _STATUS = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from chalicelib.core.apply import newest_counted, superseded
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Attempt, Counted, Phase, Policy, Reason, Run, Wanted
 
 

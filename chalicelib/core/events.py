@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Counted, Offer, Reason, Run, Usage
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Attempt, Policy, Run
 from chalicelib.core.reconcile import limits_of
 

@@ -7,11 +7,12 @@ calendar month it touches (I3).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from chalicelib.core.calendar import pieces
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Attempt, Lease, Policy, PriceSource, Reason, Run, Spent, Usage
 from chalicelib.core.money import MINIMUM, ZERO, by_month, down, rates, rates_in, up
 

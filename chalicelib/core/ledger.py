@@ -6,11 +6,11 @@ not add three: `free = limit - settled - reserved`, and a reservation succeeds o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.leases import costs
 from chalicelib.core.model import Attempt, Lease, Policy, PriceSource, Rates, Run
 from chalicelib.core.money import ZERO, by_month

@@ -5,11 +5,13 @@ Money is Decimal USD, rates are USD per hour, times are timezone-aware UTC datet
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
+
+from chalicelib.core.frozen import dataclass
 
 
 class Status(StrEnum):

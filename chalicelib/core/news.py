@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Attempt, Run, Status, Wanted
 from chalicelib.core.money import ZERO, cost
 

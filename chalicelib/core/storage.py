@@ -7,11 +7,12 @@ A GB is 10^9 bytes here, which is never less than what AWS counts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from chalicelib.core import calendar
+from chalicelib.core.frozen import dataclass
 from chalicelib.core.model import Policy
 from chalicelib.core.money import ZERO, up
 

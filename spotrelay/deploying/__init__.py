@@ -9,6 +9,7 @@ passes its own `chalice deploy` and its own clients.
 | `bucket` | which bucket: the stack's, an adopted or a new one |
 | `settings` | the functions' environment, Chalice's configuration of a stage |
 | `functions`, `record` | `chalice deploy` and `delete` as a process, and its record rebuilt from the account |
+| `bytecode` | what `chalicelib` compiles to, shipped with it |
 | `finish` | what Chalice can't set |
 | `limit` | the monthly limit of a deployment that is there already |
 | `plan`, `template` | what a deploy would make, without making it |

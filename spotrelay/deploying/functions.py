@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from spotrelay.deploying import record, settings
+from spotrelay.deploying import bytecode, record, settings
 from spotrelay.deploying.errors import Clients, DeployError
 
 _CHALICE = "import sys; from chalice.cli import main; sys.exit(main())"
@@ -41,6 +41,7 @@ class Chalice:
         """
         settings.render_config(self._project, self._stage, env, roles)
         record.rebuild(self._clients, self._project, self._stage, self._api_stage(), api_id_in(env["API_URL"]))
+        bytecode.compile_library(self._project)
         self._run("deploy")
         made = json.loads(self._record().read_text("utf-8"))["resources"]
         for resource in made:

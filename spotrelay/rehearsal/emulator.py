@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import boto3
 
+from spotrelay.deploying.bytecode import compile_library
 from spotrelay.rehearsal import chalice_project
 from spotrelay.rehearsal.ministack_main import ACCOUNT_ID, HOST_KEY_VARIABLE
 from spotrelay.rehearsal.ministack_patches import EC2_HOST_HEADER
@@ -213,6 +214,7 @@ class Emulator:
         """
         copy = self.workdir / "deploys" / f"{project_dir.resolve().name}-{stage}"
         chalice_project.copy_project(project_dir, copy, stage, env or {}, stage_config or {})
+        compile_library(copy)
         aws = {"AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region, **self._aws_environment()}
         cache = (self._cache_dir or self.workdir / "cache").resolve()
         problem = chalice_project.deploy(copy, stage, aws, cache, self.workdir)

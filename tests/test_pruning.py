@@ -1,0 +1,50 @@
+"""Checkpoints in the bucket: listed with whether they count, pruned when they don't."""
+
+from __future__ import annotations
+
+import pytest
+
+from chalicelib import people
+from chalicelib.contracts import api
+from chalicelib.store import Store
+from tests.controlled import BUCKET, SPEC, Deployed
+
+
+@pytest.fixture
+def stage(store: Store) -> Deployed:
+    return Deployed(store)
+
+
+def test_checkpoints_are_listed_with_whether_they_count(stage: Deployed) -> None:
+    stage.training()
+    for step in (10, 20):
+        stage.publish(1, step)
+    stage.s3.put_object(Bucket=BUCKET, Key="runs/cloud_prod_001/checkpoints/0001/000000000030/model", Body=b"half")
+    shown = people.checkpoints(stage.c, SPEC["name"], {})
+    api.CheckpointList.model_validate(shown)
+    assert [(c["step"], c["counts"]) for c in shown["checkpoints"]] == [(20, True), (10, True)]
+
+
+def test_pruning_keeps_the_newest_that_count(stage: Deployed) -> None:
+    stage.training()
+    for step in range(10, 60, 10):
+        stage.publish(1, step)
+    run = stage.c.store.load(SPEC["name"])
+    assert run
+    gone = stage.c.bucket.prune(run, 2)
+    assert [g.step for g in gone] == [30, 20, 10]
+    assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]] == [50, 40]
+
+
+def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:
+    """In a versioned bucket a plain delete hides an object, and AWS goes on charging it."""
+    stage.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    stage.training()
+    for step in (10, 20, 30):
+        stage.publish(1, step)
+    run = stage.c.store.load(SPEC["name"])
+    assert run
+    assert [g.step for g in stage.c.bucket.prune(run, 2)] == [10]
+    left = stage.s3.list_object_versions(Bucket=BUCKET, Prefix=f"runs/{SPEC['name']}/checkpoints/")
+    assert [v["Key"].split("/")[-2] for v in left["Versions"]] == ["000000000020", "000000000030"]
+    assert "DeleteMarkers" not in left
