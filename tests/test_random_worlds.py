@@ -57,9 +57,9 @@ class Worlds(RuleBasedStateMachine):
             self.world.run_for(max(timedelta(), left - timedelta(minutes=before)))
 
     @precondition(lambda self: self.running())
-    @rule(data=st.data(), warned=st.booleans())
-    def ec2_takes_an_instance_back(self, data: st.DataObject, warned: bool) -> None:
-        self.world.interrupt(self.one_of(data), warned)
+    @rule(data=st.data(), warned=st.booleans(), late=st.sampled_from([0, 20, 90]))
+    def ec2_takes_an_instance_back(self, data: st.DataObject, warned: bool, late: int) -> None:
+        self.world.interrupt(self.one_of(data), warned, late * SECOND)
 
     @rule(pool=st.integers(0, 2), mills=st.integers(20, 400))
     def a_price_moves(self, pool: int, mills: int) -> None:
@@ -97,11 +97,18 @@ class Worlds(RuleBasedStateMachine):
     def a_machine_goes_down(self, data: st.DataObject) -> None:
         self.world.agents[self.one_of(data).instance_id].crash()
 
+    @precondition(lambda self: self.world.store.saved)
+    @rule(data=st.data(), known=st.booleans())
+    def a_stray_appears(self, data: st.DataObject, known: bool) -> None:
+        run = self.world.store.saved[data.draw(st.sampled_from(sorted(self.world.store.saved)), label="run")]
+        ended = [a.number for a in run.attempts if not a.live and a.instance_id]
+        self.world.stray(run.name if known and ended else "nobody", ended[-1] if ended else 1)
+
     @rule(torn=st.lists(st.booleans(), min_size=1, max_size=4))
     def checkpoints_are_torn(self, torn: list[bool]) -> None:
         """Of those that come each in its turn; none where the last is reached."""
         left = iter(torn)
-        self.world.tears = lambda agent, step: next(left, False)
+        self.world.routes.tears = lambda agent, step: next(left, False)
 
     @rule(n=st.integers(1, 25), kind=st.sampled_from(Kind))
     def a_fault_waits_at_a_call(self, n: int, kind: Kind) -> None:

@@ -93,14 +93,14 @@ class Agent:
     # -- what it does -----------------------------------------------------------------------------------------------
 
     def boot(self) -> None:
-        answer = self._asked(lambda: self.world.claim(self, ready=False), self.boot, self.power_off)
+        answer = self._asked(lambda: self.world.routes.claim(self, ready=False), self.boot, self.power_off)
         if answer is None:
             return
         if answer["action"] != "prepare":
             self.power_off()
             return
         self._take(answer)
-        self.world.beats(self)
+        self.world.routes.beats(self)
         self.since = self.world.now + self.prepare
         self._again(self.prepare, self.ready)
         self._again(URGENT, self.beat)
@@ -108,7 +108,9 @@ class Agent:
     def ready(self) -> None:
         if self.leaving or self._wished():
             return
-        answer = self._asked(lambda: self.world.claim(self, ready=True), self.ready, lambda: self.leave("boot_failed"))
+        answer = self._asked(
+            lambda: self.world.routes.claim(self, ready=True), self.ready, lambda: self.leave("boot_failed")
+        )
         if answer is None:
             return
         self._take(answer)
@@ -129,7 +131,7 @@ class Agent:
         ]
         offered = [c for c in offered if c not in self.torn]
         for each in offered:
-            if not self.world.is_torn(self, each["attempt"], each["step"]):
+            if not self.world.routes.is_torn(self, each["attempt"], each["step"]):
                 self._begin(each)
                 return
             self.torn.append(each)
@@ -140,10 +142,10 @@ class Agent:
 
     def _begin(self, found: dict[str, int] | None) -> None:
         self.from_step, self.began = (found["step"] if found else 0), self.world.now
-        self.world.restored(self, found)
+        self.world.routes.restored(self, found)
         self.pulse.tell(phase="train")
         self._again(SAVE_EVERY, self.save)
-        total = self.world.total_steps(self.instance.run)
+        total = self.world.totals[self.instance.run]
         self._again(timedelta(seconds=max(1, total - self.from_step)), self.finish)
 
     def save(self) -> None:
@@ -181,6 +183,9 @@ class Agent:
         self.world.tell(self, f"its trainer is told to save ({reason}), at step {self.saved}")
 
         def saved() -> None:
+            if not self.connected:  # an upload that stalls goes on when the network is back
+                self._again(URGENT, saved)
+                return
             self._publish(final=True)
             self.leave(reason, drained=True)
 
@@ -194,7 +199,9 @@ class Agent:
         def again() -> None:
             self._report(reason, drained)
 
-        answer = self._asked(lambda: self.world.exit(self, reason, drained), again, self.power_off, REPORT_PATIENCE)
+        answer = self._asked(
+            lambda: self.world.routes.exit(self, reason, drained), again, self.power_off, REPORT_PATIENCE
+        )
         if answer is not None:
             self._again(timedelta(seconds=answer.get("linger_s", 0)) + URGENT, self.power_off)
 
@@ -258,12 +265,12 @@ class Agent:
         assert self.saved is not None
         if self.connected:
             self.published, self.final = self.saved, final
-            self.world.publish(self, self.saved, final)
+            self.world.routes.publish(self, self.saved, final)
             self.pulse.handover_s = SAVING.total_seconds()
             self.pulse.tell(checkpoint={"step": self.saved, "bytes": 1, "final": final})
 
     def _heartbeat(self, body: dict[str, Any], _: float) -> dict[str, Any]:
-        answer = self.world.heartbeat(self, body)
+        answer = self.world.routes.heartbeat(self, body)
         self.urgent = answer.get("heartbeat_s", 30) < 30
         return answer
 

@@ -71,6 +71,9 @@ class Instance:
     notice_ends_at: datetime | None = None
     protected: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.instance_id} of attempt {self.attempt} of {self.run}"
+
     @property
     def running(self) -> bool:
         return self.ended_at is None
@@ -168,6 +171,20 @@ class SimEc2:
         self._by_tags.setdefault((run, attempt.number), []).append(instance)
         self.launched(instance)
         return ev.Launched(attempt.number, attempt.launch.token, instance.instance_id, pool.name)
+
+    def appear(self, run: str, attempt: int) -> Instance:
+        """An instance that no launch here has made; what it costs is nobody's to have reserved."""
+        instance = Instance(
+            f"i-{len(self.instances) + 1:017x}",
+            run,
+            attempt,
+            self.pools[0],
+            self.pools[0].price(self.clock()),
+            self.clock(),
+        )
+        for index in (self.instances, self.running, self._described):
+            index[instance.instance_id] = instance
+        return instance
 
     def find(self, run: str, attempt: Attempt) -> ev.Launched | None:
         self.faults.after(self.faults.before("DescribeInstances tags"))

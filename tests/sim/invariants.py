@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from chalicelib.core import events as ev
 from chalicelib.core.decide import decide
-from chalicelib.core.model import Attempt, Phase, Run, Wanted
+from chalicelib.core.model import Attempt, Phase, Reason, Run, Status, Wanted
 from chalicelib.core.resuming import waiting
 from chalicelib.sweep import Report
-from tests.sim.agent import SAVE_EVERY, Agent
+from tests.sim.agent import Agent
+from tests.sim.baton import Baton
 from tests.sim.ec2 import MINUTE, Instance
 from tests.sim.story import InvariantBroken
 
@@ -36,10 +37,10 @@ class Invariants:
     def __init__(self, world: World) -> None:
         self.world = world
         self.broken: InvariantBroken | None = None
-        self.interruptions = self.restores = self.steps_lost = self.checked = 0
+        self.baton = Baton(self)
+        self.interruptions = self.checked = 0
         self.overspend = Decimal(0)  # USD, the most that EC2 charged in a month beyond its limit
         self._moved = True  # money, since I3 was last looked at
-        self._counts: dict[tuple[str, int], frozenset[int]] = {}  # steps published before the baton passed the attempt
         self._strays: dict[str, int] = {}  # passes that worked, by instance
         self._overdue: dict[str, int] = {}  # and by run
         self._launched: set[tuple[str, int]] = set()
@@ -61,7 +62,7 @@ class Invariants:
         self._i3_the_run_keeps_to_its_limit(after)
         self._i6_says_what_it_waits_for(after)
         if before is not None:
-            self._i1_one_baton(before, after)
+            self.baton.saved(before, after)
             self._i9_no_blind_start(before, after)
             if before.status.ended and after.status is not before.status:
                 self.fail("I7", after.name, f"an end ({before.status}) was changed to {after.status}")
@@ -71,44 +72,10 @@ class Invariants:
             return
         if run.deadline is None:
             self.fail("I6", run.name, f"it is {run.status.value} and has no deadline")
+        if run.reason is Reason.STARTED and run.status is not Status.RUNNING:
+            self.fail("I6", run.name, f"it is {run.status.value} and says that it trains: {run.message}")
         if not run.message.strip().endswith("."):
             self.fail("I6", run.name, f"it is {run.status.value} and says no sentence: {run.message!r}")
-
-    def _i1_one_baton(self, before: Run, after: Run) -> None:
-        name = after.name
-        if before.baton == after.baton:
-            if before.counted != after.counted:
-                self.fail("I1", name, f"what counts was changed from {before.counted} to {after.counted}")
-            return
-        if after.baton is None or (before.baton or 0) > after.baton:
-            self.fail("I1", name, f"the baton went from {before.baton} back to {after.baton}")
-        fixed = {c.attempt: c.step for c in before.counted}
-        for number in range(1, after.baton):
-            step = next((c.step for c in after.counted if c.attempt == number), None)
-            if number in fixed:
-                if step != fixed[number]:
-                    self.fail("I1", name, f"step {fixed[number]} of attempt {number} counted; now it is {step}")
-                continue
-            steps = frozenset(self.world.bucket.steps.get((name, number), ()))
-            self._counts[name, number] = steps
-            if step != max(steps, default=-1):
-                self.fail(
-                    "I5",
-                    name,
-                    f"of attempt {number}, which published {sorted(steps)}, step {step} is the last to count",
-                )
-        self._i5_holder_has_had_its_say(before, after)
-
-    def _i5_holder_has_had_its_say(self, before: Run, after: Run) -> None:
-        """The baton moves while its holder still trains only when its notice is over."""
-        now, holder = self.world.now, self.world.by_attempt.get((after.name, before.baton or 0))
-        if holder is None or not holder.alive or holder.final or (holder.leaving and not holder.training):
-            return
-        notice = holder.instance.notice_ends_at
-        if notice is None or now < notice + self.world.policy.after_notice:
-            self.fail(
-                "I5", after.name, f"attempt {after.baton} took the baton while attempt {before.baton} could still save"
-            )
 
     def _i9_no_blind_start(self, before: Run, after: Run) -> None:
         for attempt in after.attempts[-1:]:
@@ -151,6 +118,13 @@ class Invariants:
             self.fail(
                 "I2", instance.run, f"{instance_id} was launched and not recorded yet, and is ended instead of adopted"
             )
+        if (
+            attempt is not None
+            and attempt.live
+            and attempt.instance_id == instance_id
+            and not attempt.terminate_asked_at
+        ):
+            self.fail("I2", instance.run, f"{instance_id} of a live attempt is ended, and the run does not say why")
         agent = self.world.agents[instance_id]
         if attempt is not None and attempt.ended_by is not None and attempt.ended_by.value == "lost_contact":
             lost = (
@@ -180,59 +154,6 @@ class Invariants:
         if decide(run, event, now, policy) != decide(run, ev.Tick(), now, policy):
             self.fail("I7", run.name, f"{event} {'again' if again else 'late'} changes something")
 
-    def claimed(self, agent: Agent, answer: dict[str, Any]) -> None:
-        """What is offered for restoring: exactly what counts and is not known to be torn, the newest first."""
-        if answer["action"] != "restore":
-            return
-        name, number = agent.name
-        run = self.world.store.saved[name]
-        if run.baton != number:
-            self.fail("I1", name, f"attempt {number} is told to restore, and attempt {run.baton} has the baton")
-        offered = [
-            (c["attempt"], c["step"])
-            for c in [*([answer["checkpoint"]] if answer["checkpoint"] else []), *answer["older"]]
-        ]
-        for each in offered:
-            if each[1] not in self._counts.get((name, each[0]), ()):
-                self.fail(
-                    "I1", name, f"step {each[1]} of attempt {each[0]} is offered, and was published after it counted"
-                )
-        torn = {(t["attempt"], t["step"]) for t in agent.torn}
-        there = self._there(name, number)[:10]
-        if offered != [each for each in there if each not in torn]:
-            self.fail("I5", name, f"{offered} are offered where {there} count and {sorted(torn)} are torn")
-
-    def restored(self, agent: Agent, found: dict[str, int] | None) -> None:
-        name, number = agent.name
-        taken = (found["attempt"], found["step"]) if found else None
-        whole = [each for each in self._there(name, number) if (name, *each) not in self.world.bucket.torn]
-        if taken != (whole[0] if whole else None):
-            self.fail("I4" if taken not in whole else "I5", name, f"{taken} is restored where {whole[:3]} are whole")
-        before = max(
-            (n for n in range(1, number) if (a := self.world.by_attempt.get((name, n))) and a.began), default=None
-        )
-        if before is None:
-            return
-        self.restores += 1
-        holder = self.world.by_attempt[name, before]
-        lost = max(0, holder.step() - (taken[1] if taken else 0))
-        self.steps_lost += lost
-        if any(run == name for run, _, _ in self.world.bucket.torn):
-            return
-        if holder.final and lost:
-            self.fail("I5", name, f"attempt {before} said its last word, and {lost} of its steps are lost")
-        healthy = holder.cut_at is None and holder.dead_at is None
-        if healthy and lost > SAVE_EVERY.total_seconds() + 60:
-            self.fail("I5", name, f"{lost} steps of attempt {before} are lost, more than between two checkpoints")
-
-    def _there(self, name: str, number: int) -> list[tuple[int, int]]:
-        """(attempt, step) of all that counts for this attempt and was not pruned, newest first."""
-        found = []
-        for n in range(number - 1, 0, -1):
-            kept = self.world.bucket.steps.get((name, n), ())
-            found += [(n, step) for step in sorted(self._counts.get((name, n), ()), reverse=True) if step in kept]
-        return found
-
     def answered(self, agent: Agent, answer: dict[str, Any]) -> None:
         said = {k: v for k, v in answer.items() if k not in ("credentials", "command_credentials", "spec")}
         if CANARY in repr(said):
@@ -256,6 +177,8 @@ class Invariants:
         for instance in self.world.ec2.running.values():
             run = self.world.store.saved.get(instance.run)
             attempt = run.attempt(instance.attempt) if run else None
+            if run is None and self.world.now - instance.launched_at < self.world.policy.young:
+                continue
             if attempt is None or not attempt.live or attempt.instance_id not in (instance.instance_id, None):
                 strays[instance.instance_id] = passes = self._strays.get(instance.instance_id, 0) + 1
                 if passes >= 2:
@@ -289,8 +212,8 @@ class Invariants:
             self._i3_the_ledger_keeps_to_its_limits()
         now, policy = self.world.now, self.world.policy
         for instance in self.world.ec2.running.values():
-            run = self.world.store.saved[instance.run]
-            attempt = run.attempt(instance.attempt)
+            run = self.world.store.saved.get(instance.run)
+            attempt = run.attempt(instance.attempt) if run else None
             if attempt is None or attempt.instance_id != instance.instance_id or attempt.lease is None:
                 continue
             if now > attempt.lease.end + policy.grace + SCHEDULER_LATE + MINUTE:

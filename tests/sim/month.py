@@ -10,51 +10,28 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from random import Random
 
 from chalicelib.core import events as ev
-from chalicelib.core.model import Status
+from chalicelib.core.model import Attempt, Status
 from tests.sim.agent import Agent
+from tests.sim.ec2 import Instance
 from tests.sim.faults import Kind
+from tests.sim.plan import DAYS, HOUR, MINUTE, SECOND, START, Asked, Plan, Trouble, plan
+from tests.sim.shrink import shrunk
+from tests.sim.story import InvariantBroken
 from tests.sim.world import World
 
-START = datetime(2026, 12, 1, tzinfo=UTC)
-DAYS, AFTERWARDS = 31, timedelta(days=5)
-HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
+AFTERWARDS = timedelta(days=5)
+Prepare = Callable[[World], None]
 LATE = (*(timedelta(),) * 6, 5 * SECOND, 40 * SECOND, 3 * MINUTE, 20 * MINUTE, 3 * HOUR)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A run that somebody submits, `hours` long, and what they ask of it later, if anything (suspend, resume, cancel)."""
-
-    name: str
-    at: datetime
-    hours: float
-    cost_usd: Decimal
-    wait: bool
-    later: tuple[tuple[timedelta, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Something that concerns everything: `what` is a key of `_DO`, `which` and `much` say how."""
-
-    at: datetime
-    what: str
-    which: int = 0
-    much: float = 0.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    seed: int
-    limit_usd: Decimal
-    runs: tuple[Asked, ...]
-    troubles: tuple[Trouble, ...]
+def as_it_is(world: World) -> None:
+    """Nothing is changed."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +67,17 @@ class Outcome:
         )
 
 
-def live(seed: int, runs: int = 1000) -> Outcome:
-    """Plan and play a month. Raises story.InvariantBroken, whose message tells the story of the run concerned."""
+def live(seed: int, runs: int = 1000, prepare: Prepare = as_it_is) -> Outcome:
+    """Plan and play a month. Raises story.InvariantBroken, shrunk, whose message tells the story of the run concerned.
+
+    `prepare` is given the world before anything happens.
+    """
     began = time.perf_counter()
     planned = plan(seed, runs)
-    world = play(planned)
+    try:
+        world = play(planned, prepare)
+    except InvariantBroken as broken:
+        raise shrunk(planned, broken, lambda smaller: play(smaller, prepare)) from None
     kept = world.store.saved.values()
     ended = {status.value: sum(run.status is status for run in kept) for status in Status if status.ended}
     return Outcome(
@@ -104,9 +87,9 @@ def live(seed: int, runs: int = 1000) -> Outcome:
         waiting=len(kept) - sum(ended.values()),
         attempts=len(world.ec2.instances),
         interruptions=world.invariants.interruptions,
-        restores=world.invariants.restores,
+        restores=world.invariants.baton.restores,
         steps=sum(agent.step() - (agent.from_step or 0) for agent in world.agents.values() if agent.began),
-        steps_lost=world.invariants.steps_lost,
+        steps_lost=world.invariants.baton.steps_lost,
         spent_usd=sum(world.ec2.bill(world.now, world.month).values(), Decimal(0)),
         limit_usd=planned.limit_usd,
         overspend_usd=max(Decimal(0), world.invariants.overspend),
@@ -116,54 +99,13 @@ def live(seed: int, runs: int = 1000) -> Outcome:
     )
 
 
-def plan(seed: int, runs: int = 1000) -> Plan:
-    rng = Random(f"month/{seed}")
-    asked = tuple(sorted((_asked(Random(f"{seed}/{n}"), n) for n in range(runs)), key=lambda run: run.at))
-    need = sum(run.hours for run in asked) * 0.08
-    limit = Decimal(max(1, round(need * rng.uniform(0.6, 1.6))))
-    troubles: list[Trouble] = []
-    for pool in range(3):
-        troubles += [Trouble(_when(rng), "price", pool, round(rng.uniform(0.03, 0.12), 4)) for _ in range(60)]
-        troubles += [Trouble(_when(rng), "price", pool, round(rng.uniform(0.15, 0.4), 4)) for _ in range(2)]
-        for _ in range(6):
-            troubles += _span(rng, "capacity", pool, rng.uniform(0.2, 20))
-    for _ in range(rng.randrange(1, 3)):
-        troubles += _span(rng, "away", 0, rng.uniform(10, 80))
-    for _ in range(8):
-        troubles += _span(rng, "away", 0, rng.uniform(0.02, 1.5))
-    troubles += _span(rng, "silent", 0, rng.uniform(1, 12))
-    troubles += _span(rng, "quota", 0, rng.uniform(5, 60))
-    troubles += [Trouble(_when(rng), "fault", rng.randrange(1, 20), rng.random()) for _ in range(runs // 4)]
-    return Plan(seed, limit, asked, tuple(sorted(troubles, key=lambda each: each.at)))
-
-
-def _asked(rng: Random, number: int) -> Asked:
-    hours = round(min(8.0, 0.2 + rng.expovariate(0.6)), 2)
-    enough = rng.random() < 0.93
-    cost = Decimal(str(round(hours * 0.2 + 0.5 if enough else 0.15 + hours * 0.04, 2)))
-    later: list[tuple[timedelta, str]] = []
-    if rng.random() < 0.06:
-        at = timedelta(hours=rng.uniform(0.1, hours))
-        later = [(at, "suspend"), (at + timedelta(hours=rng.uniform(0.5, 30)), "resume")]
-    elif rng.random() < 0.04:
-        later = [(timedelta(hours=rng.uniform(0.01, hours)), "cancel")]
-    return Asked(f"run-{number:04d}", _when(rng, DAYS - 2), hours, cost, rng.random() < 0.7, tuple(later))
-
-
-def _when(rng: Random, days: float = DAYS) -> datetime:
-    return START + timedelta(seconds=round(rng.uniform(60, days * 86400)))
-
-
-def _span(rng: Random, what: str, which: int, hours: float) -> list[Trouble]:
-    at = _when(rng)
-    return [Trouble(at, what, which, 1), Trouble(at + timedelta(hours=hours), what, which, 0)]
-
-
 @dataclass
 class _Month:
     world: World
     plan: Plan
     depth: dict[str, int] = field(default_factory=dict)  # of troubles that may overlap
+    saves: dict[tuple[str, int], int] = field(default_factory=dict)  # checkpoints published, by attempt
+    tries: dict[str, int] = field(default_factory=dict)  # launches asked for, by run
 
     def price(self, each: Trouble) -> None:
         self.world.price(self.world.ec2.pools[each.which], Decimal(str(each.much)))
@@ -183,17 +125,27 @@ class _Month:
     def fault(self, each: Trouble) -> None:
         self.world.faults.arm(each.which, list(Kind)[int(each.much * len(Kind))])
 
+    def stray(self, each: Trouble) -> None:
+        """Of an attempt that has ended, where there is one, else of a run that is not known."""
+        run = self.world.store.saved.get(f"run-{each.which:04d}")
+        ended = [a.number for a in run.attempts if not a.live and a.instance_id] if run else []
+        self.world.stray(run.name if run and ended else "nobody", ended[-1] if ended else 1)
+
     def _on(self, each: Trouble) -> bool:
         key = f"{each.what} {each.which}"
         self.depth[key] = self.depth.get(key, 0) + (1 if each.much else -1)
         return self.depth[key] > 0
+
+    def boots(self, instance: Instance) -> tuple[float, float]:
+        rng = Random(f"{self.plan.seed}/{instance.run}/{instance.attempt}/boots")
+        return rng.uniform(15, 90), rng.uniform(5, 240)
 
     def born(self, agent: Agent) -> None:
         """What awaits an attempt."""
         run, number = agent.name
         rng = Random(f"{self.plan.seed}/{run}/{number}")
         lives = timedelta(hours=rng.expovariate(1 / 5))
-        what: Callable[[], object] = lambda: self.world.interrupt(agent.instance, warned=True)  # noqa: E731
+        what: Callable[[], object] = lambda: self._warned(agent, rng)  # noqa: E731
         chance = rng.random()
         if chance < 0.25:
             what = lambda: self.world.interrupt(agent.instance, warned=False)  # noqa: E731
@@ -208,8 +160,26 @@ class _Month:
             self.world.at(self.world.now + timedelta(hours=rng.uniform(0, 3)), lambda: agent.cut(span))
         agent.fails = rng.random() < 0.02
 
+    def _warned(self, agent: Agent, rng: Random) -> None:
+        """Now and then EC2 is late, the network fails in the last minutes, or both: then a last word comes too late."""
+        late, cut = rng.choice(
+            ((0, 0), (0, 0), (0, 0), (20, 0), (90, 0), (0, rng.uniform(60, 240)), (90, rng.uniform(150, 200)))
+        )
+        self.world.interrupt(agent.instance, warned=True, late=late * SECOND)
+        if cut:
+            agent.cut(cut * SECOND)
+
+    def asked(self, run: str, attempt: Attempt) -> None:
+        """A launch is about to be asked for: now and then its answer is lost, or the process ends."""
+        self.tries[run] = self.tries.get(run, 0) + 1
+        rng = Random(f"{self.plan.seed}/{run}/{attempt.number}/{self.tries[run]}")
+        if rng.random() < 0.06:
+            self.world.faults.arm(1, rng.choice(list(Kind)))
+
     def tears(self, agent: Agent, step: int) -> bool:
-        return Random(f"{self.plan.seed}/{agent.name}/{step}").random() < 0.01
+        self.saves[agent.name] = nth = self.saves.get(agent.name, 0) + 1
+        bad_disk = Random(f"{self.plan.seed}/{agent.name}").random() < 0.04
+        return bad_disk or Random(f"{self.plan.seed}/{agent.name}/{nth}").random() < 0.03
 
     def fates(self, event: ev.Warned | ev.InstanceState) -> list[timedelta]:
         agent = self.world.agents[event.instance_id]
@@ -220,7 +190,7 @@ class _Month:
         return [rng.choice(LATE) for _ in range(2 if rng.random() < 0.15 else 1)]
 
 
-_DO = {what: getattr(_Month, what) for what in ("price", "capacity", "away", "silent", "quota", "fault")}
+_DO = {what: getattr(_Month, what) for what in ("price", "capacity", "away", "silent", "quota", "fault", "stray")}
 _LATER: dict[str, Callable[[], ev.Event]] = {
     "suspend": lambda: ev.SuspendAsked("me"),
     "resume": lambda: ev.ResumeAsked("me"),
@@ -228,14 +198,12 @@ _LATER: dict[str, Callable[[], ev.Event]] = {
 }
 
 
-def play(planned: Plan, prepare: Callable[[World], None] = lambda world: None) -> World:
-    """Live the month, and some days afterwards in which nothing goes wrong. Raises story.InvariantBroken.
-
-    `prepare` is given the world before anything happens.
-    """
-    world = World(planned.limit_usd, START, name=f"seed {planned.seed}, {len(planned.runs)} runs")
+def play(planned: Plan, prepare: Prepare = as_it_is) -> World:
+    """Live the month, and some days afterwards in which nothing goes wrong. Raises story.InvariantBroken."""
+    world = World(planned.limit_usd, START, name=f"seed {planned.seed}")
     month = _Month(world, planned)
-    world.born, world.tears, world.post.fates = month.born, month.tears, month.fates
+    world.boots = month.boots
+    world.born, world.asked, world.routes.tears, world.post.fates = month.born, month.asked, month.tears, month.fates
     prepare(world)
     for run in planned.runs:
         _submit(world, run)
@@ -262,15 +230,6 @@ def _submit(world: World, run: Asked) -> None:
     world.at(run.at, act)
     for after, what in run.later:
         world.at(run.at + after, lambda what=what: world.ask(lambda: world.shell.tell(run.name, _LATER[what]())))  # type: ignore[misc]
-
-
-def without(planned: Plan, runs: frozenset[str] = frozenset(), troubles: frozenset[int] = frozenset()) -> Plan:
-    """The plan with these runs, and these troubles by their place, left out."""
-    return replace(
-        planned,
-        runs=tuple(run for run in planned.runs if run.name not in runs),
-        troubles=tuple(each for n, each in enumerate(planned.troubles) if n not in troubles),
-    )
 
 
 if __name__ == "__main__":

@@ -20,11 +20,15 @@ class Story:
     def of(self, run: str | None, most: int = LINES) -> str:
         """The last lines about a run, and about everything since it began, oldest first; with None those about all runs."""
         found: list[str] = []
+        later = ""
         begins = next((at for at, about, _ in self.lines if about == run), None)
         for at, about, text in reversed(self.lines):
             if begins is not None and at < begins:
                 break
             if run is None or about in (None, run):
+                same, later = _alike(text) == _alike(later), text
+                if same:
+                    continue  # of many saves in a row the last is told
                 found.append(f"{at:%d %b %H:%M:%S}  {about or '-'}: {text}")
                 if len(found) == most:
                     break
@@ -37,3 +41,12 @@ class InvariantBroken(AssertionError):
     def __init__(self, rule: str, run: str | None, what: str, story: str) -> None:
         super().__init__(f"{rule} is broken: {what}\nThe story of {run or 'the world'}:\n{story}")
         self.rule, self.run, self.what = rule, run, what
+
+    def add(self, text: str) -> None:
+        self.args = (f"{self.args[0]}\n{text}",)
+
+
+def _alike(text: str) -> str:
+    """The same for two lines of which one is enough."""
+    said, publishes, step = text.partition(" publishes step ")
+    return said + publishes if step.isdecimal() else text

@@ -80,6 +80,7 @@ class WatchedEc2(SimEc2):
 
     def launch(self, run: str, attempt: Attempt) -> ev.Launched | ev.LaunchRefused:
         self.watch.launching(run, attempt)
+        self.watch.world.asked(run, attempt)
         answer = super().launch(run, attempt)
         if isinstance(answer, ev.LaunchRefused):
             self.watch.tell(run, f"EC2 refuses attempt {attempt.number}: {answer.message}")

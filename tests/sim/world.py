@@ -16,25 +16,23 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
-from chalicelib import agents, housekeeping
-from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
-from chalicelib.contracts.errors import ApiError
+from chalicelib import housekeeping
 from chalicelib.core import calendar
 from chalicelib.core import events as ev
-from chalicelib.core.model import Limits, Policy, Reason, Run, Status
+from chalicelib.core.model import Attempt, Limits, Policy, Reason, Run, Status
 from chalicelib.instances import Instance as Listed
-from chalicelib.records import Beat
 from chalicelib.shell import Shell
 from chalicelib.store import Conflict
 from chalicelib.sweep import Report, sweep
 from chalicelib.upkeep import Upkeep, listening_since
-from tests.sim.agent import Agent, Refused, Unreachable
+from tests.sim.agent import Agent, Unreachable
 from tests.sim.bucket import SimBucket
 from tests.sim.ec2 import BY_EC2, BY_USER, MINUTE, Instance, Pool
 from tests.sim.faults import CallFailed, Died, Faults
 from tests.sim.invariants import CANARY, Invariants
 from tests.sim.post import Post
 from tests.sim.records import SimActs, SimRecords
+from tests.sim.routes import ACCOUNT, Routes
 from tests.sim.story import Story
 from tests.sim.watched import WatchedEc2, WatchedStore
 
@@ -42,7 +40,6 @@ START = datetime(2026, 11, 26, 9, 0, tzinfo=UTC)
 SCHEDULER_LATE = timedelta(seconds=60)  # what EventBridge Scheduler may be late
 IDLE_LOOK = timedelta(minutes=30)
 HEARTBEAT = timedelta(seconds=30)
-ACCOUNT = "123456789012"
 SPEC = {
     "source": {"token": None}, "inputs": [], "secrets": {},
     "results": {"require": [], "metrics": None}, "checkpoint": {"keep": 3},
@@ -82,16 +79,18 @@ class World:
         )  # fmt: skip
         self._down = False
         self._since = self._before = start - timedelta(days=1)  # when the controller last went or came, and before that
-        self.post = Post(self)
+        self.post, self.routes = Post(self), Routes(self)
         self.agents: dict[str, Agent] = {}
         self.by_attempt: dict[tuple[str, int], Agent] = {}
-        self.tears: Callable[[Agent, int], bool] = lambda agent, step: False  # whether a checkpoint is published torn
         self.born: Callable[[Agent], None] = lambda agent: None  # what awaits an instance that was just launched
+        self.asked: Callable[[str, Attempt], None] = lambda run, attempt: None  # before a launch is asked for
         self.totals: dict[str, int] = {}
         self.happened = 0
         self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._boots = itertools.cycle([1, 3, 2, 4])
+        turns = zip(itertools.cycle([15, 40, 25, 90]), itertools.cycle([20, 180, 60, 5, 240]), strict=False)
+        # Seconds until an instance's agent claims, and from then until it could restore.
+        self.boots: Callable[[Instance], tuple[float, float]] = lambda instance: next(turns)
         self.at(start + MINUTE, self._sweep_in_turn)
 
     # -- time -----------------------------------------------------------------------------------------------------------
@@ -196,70 +195,15 @@ class World:
         keys = {"AccessKeyId": CANARY, "SecretAccessKey": CANARY, "SessionToken": CANARY, "Expiration": self.now}
         return {"Credentials": keys}
 
-    # -- agents ---------------------------------------------------------------------------------------------------------
-
-    def claim(self, agent: Agent, ready: bool) -> dict[str, Any]:
-        body = ClaimRequest.model_validate({"ready": ready, "torn": agent.torn})
-        answer = self._agent(agent, lambda caller: agents.claim(self.c, caller, body))
-        if ready:
-            self.tell(agent, f"its agent is ready and told to {answer['action']}")
-            self.invariants.claimed(agent, answer)
-        return answer
-
-    def beats(self, agent: Agent) -> None:
-        """From now on it is heard of each half minute, whether or not the beats that are played come through."""
-        run, attempt = agent.name
-        self.c.records.heard(run, Beat(attempt, self.now, "boot"))
-
-    def heartbeat(self, agent: Agent, body: dict[str, Any]) -> dict[str, Any]:
-        beat = HeartbeatRequest.model_validate(body)
-        return self._agent(agent, lambda caller: agents.heartbeat(self.c, caller, beat))
-
-    def exit(self, agent: Agent, reason: str, drained: bool) -> dict[str, Any]:
-        code = 0 if reason == "done" else 1
-        body = ExitRequest.model_validate(
-            {"reason": reason, "message": "Over.", "code": code, "step": agent.published, "drained": drained}
-        )
-        self.tell(agent, f"its agent reports its exit: {reason}{', drained' if drained else ''}")
-        return self._agent(agent, lambda caller: agents.leave(self.c, caller, body))
-
-    def _agent(self, agent: Agent, act: Callable[[agents.Caller], dict[str, Any]]) -> dict[str, Any]:
-        if not agent.connected:
-            raise Unreachable
-        run, attempt = agent.name
-        role = self.c.settings.instance_role
-        arn = f"arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{agent.instance.instance_id}"
-        try:
-            answer: dict[str, Any] = self.invoke(lambda: act(agents.identify(self.c, arn, run, attempt)))
-        except ApiError as error:
-            if error.code == "retry":
-                raise Unreachable from error
-            raise Refused(error.status, error.code, error.message) from error
-        self.invariants.answered(agent, answer)
-        return answer
-
-    def publish(self, agent: Agent, step: int, final: bool) -> None:
-        torn = self.tears(agent, step)
-        self.bucket.put(*agent.name, step, torn)
-        self.tell(agent, f"publishes step {step}{', its last' if final else ''}{', torn' if torn else ''}")
-
-    def is_torn(self, agent: Agent, attempt: int, step: int) -> bool:
-        return (agent.instance.run, attempt, step) in self.bucket.torn
-
-    def restored(self, agent: Agent, found: dict[str, int] | None) -> None:
-        what = f"step {found['step']} of attempt {found['attempt']}" if found else "nothing, there is none"
-        self.tell(agent, f"restores {what}, and trains")
-        self.invariants.restored(agent, found)
-
-    def total_steps(self, run: str) -> int:
-        return self.totals[run]
+    # -- instances ------------------------------------------------------------------------------------------------------
 
     def _launched(self, instance: Instance) -> None:
-        agent = self.agents[instance.instance_id] = Agent(self, instance, next(self._boots) * MINUTE)
+        boot, prepare = self.boots(instance)
+        agent = self.agents[instance.instance_id] = Agent(self, instance, timedelta(seconds=prepare))
         self.by_attempt[agent.name] = agent
         self.tell(agent, f"EC2 launches it in {instance.pool.name} for at most {instance.max_price} USD an hour")
         self.invariants.started(instance)
-        self.later(next(self._boots) * timedelta(seconds=30), agent, agent.boot)
+        self.later(timedelta(seconds=boot), agent, agent.boot)
         self.born(agent)
 
     def _ended(self, instance: Instance) -> None:
@@ -304,7 +248,8 @@ class World:
         with contextlib.suppress(Unreachable):
             self.invoke(act)
 
-    def interrupt(self, instance: Instance, warned: bool) -> None:
+    def interrupt(self, instance: Instance, warned: bool, late: timedelta = timedelta()) -> None:
+        """EC2 takes an instance back; after a notice it may be `late`."""
         if not instance.running or instance.notice_ends_at:
             return
         self.tell_of(instance.instance_id, f"EC2 interrupts it, {'with' if warned else 'without'} a notice")
@@ -315,7 +260,14 @@ class World:
         ends_at = instance.notice_ends_at = self.now + self.policy.notice
         self.agents[instance.instance_id].noticed()
         self.at(self.now + timedelta(seconds=2), lambda: self.post.send(ev.Warned(instance.instance_id, ends_at)))
-        self.at(ends_at, lambda: self.ec2.stop(instance.instance_id, BY_EC2))
+        self.at(ends_at + late, lambda: self.ec2.stop(instance.instance_id, BY_EC2))
+
+    def stray(self, run: str, attempt: int) -> None:
+        """An instance of ours that nothing accounts for, as after a table was put back: it does nothing but cost."""
+        instance = self.ec2.appear(run, attempt)
+        agent = self.agents[instance.instance_id] = Agent(self, instance, timedelta())
+        agent.hang(switch_fails=True)
+        self.story.tell(self.now, run, f"a stray appears: {instance.instance_id}, of attempt {attempt}")
 
     def price(self, pool: Pool, usd: Decimal) -> None:
         """The price moves; an instance whose cap it passes is taken back."""
