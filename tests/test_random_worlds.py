@@ -168,7 +168,7 @@ class Worlds(RuleBasedStateMachine):
         if world is None:
             return
         world.faults.disarm()
-        world.settle_down()
+        world.settle_down(timedelta(days=1))
         for each in world.store.saved.values():
             world.invariants.check_end(each)
         for run in list(world.store.saved):

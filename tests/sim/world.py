@@ -77,7 +77,7 @@ class World:
                 account=ACCOUNT, run_role_arn=f"arn:aws:iam::{ACCOUNT}:role/spot-relay-sim-run",
             ),
         )  # fmt: skip
-        self._down = False
+        self._down = self._paused = False
         self._since = self._before = start - timedelta(days=1)  # when the controller last went or came, and before that
         self.post, self.routes = Post(self), Routes(self)
         self.agents: dict[str, Agent] = {}
@@ -123,6 +123,9 @@ class World:
         if down != self._down:
             self._down, self._before, self._since = down, self._since, self.now
             self.story.tell(self.now, None, "the controller is away" if down else "the controller is back")
+            if not down and self._paused:
+                self._paused = False
+                self.at(self.now + timedelta(seconds=7), self._sweep_in_turn)
 
     @property
     def events(self) -> str:
@@ -145,8 +148,10 @@ class World:
 
     def _sweep_in_turn(self) -> None:
         """Each minute; while nothing is due it is skipped, which changes nothing but the time this takes."""
-        if not self._down:
-            self.sweep()
+        if self._down:
+            self._paused = True
+            return
+        self.sweep()
         wait = MINUTE
         if not self.ec2.running:
             due = [glance.due for glance in self.store.live_glances() if not glance.waits]
