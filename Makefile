@@ -44,8 +44,8 @@ doctor: .venv/.installed  ## what is wrong with a deployment, and how to mend it
 test: .venv/.installed  ## everything: unit, properties, contracts, and two rehearsals
 	$(PY) -m pytest
 
-fuzz: .venv/.installed  ## random worlds for every invariant, over 100,000 steps (about ten minutes; SEED=)
-	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_random_worlds.py --hypothesis-seed=$(SEED)
+fuzz: .venv/.installed  ## random worlds for every invariant, over 100,000 steps, and ten months (about ten minutes; SEED=)
+	HYPOTHESIS_PROFILE=fuzz MONTHS=10 $(PY) -m pytest tests/test_random_worlds.py tests/test_a_month.py --hypothesis-seed=$(SEED)
 
 month: .venv/.installed  ## a thousand runs over a month, from one seed (SEED= RUNS=)
 	$(PY) -m tests.sim.month --seed $(SEED) $(if $(RUNS),--runs $(RUNS))

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import TRIED
 from tests.sim.month import live
 
-SEEDS = [int(seed) for seed in os.environ.get("MONTH_SEEDS", "1").split()]
+SEEDS = range(1, 1 + int(os.environ.get("MONTHS", "1")))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

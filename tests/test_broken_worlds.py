@@ -69,6 +69,11 @@ def the_oldest_checkpoint_is_restored(patch: Patch) -> None:
     patch.setattr(SimBucket, "restorable", lambda *given: restorable(*given)[::-1])
 
 
+def the_newest_checkpoint_is_pruned(patch: Patch) -> None:
+    prune = SimBucket.prune
+    patch.setattr(SimBucket, "prune", lambda self, run, keep: prune(self, run, 0))
+
+
 def a_run_says_nothing(patch: Patch) -> None:
     say = apply.say
     patch.setattr(apply, "say", lambda run, reason, message: say(run, reason, ""))
@@ -120,6 +125,7 @@ WRONGS: list[tuple[Callable[[Patch], None], str, str, int]] = [
     (nothing_is_reserved_for_a_launch, "I3", "is asked for that nothing is reserved for", 20),
     (a_torn_checkpoint_is_offered_again, "I5", "are torn", 400),
     (the_oldest_checkpoint_is_restored, "I5", "are offered where", 60),
+    (the_newest_checkpoint_is_pruned, "I5", "is deleted, one of the newest", 20),
     (a_run_says_nothing, "I6", "says no sentence", 20),
     (a_second_warning_counts_anew, "I7", "again changes something", 100),
     (credentials_are_kept, "I8", "a secret is kept among the specs", 20),

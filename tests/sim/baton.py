@@ -98,10 +98,17 @@ class Baton:
         if healthy and lost > SAVE_EVERY.total_seconds() + 60:
             self.fail("I5", name, f"{lost} steps of attempt {before} are lost, more than between two checkpoints")
 
+    def pruning(self, name: str, attempt: int, step: int) -> None:
+        """I5: what could be restored stays, as many as the spec keeps."""
+        baton = self.world.store.saved[name].baton or 0
+        newest = self._there(name, baton + 1)
+        if (attempt, step) in newest[: self.world.store.specs[name][0]["checkpoint"]["keep"]]:
+            self.fail("I5", name, f"step {step} of attempt {attempt} is deleted, one of the newest: {newest}")
+
     def _there(self, name: str, number: int) -> list[tuple[int, int]]:
         """(attempt, step) of all that counts for this attempt and was not pruned, newest first."""
         found = []
         for n in range(number - 1, 0, -1):
             kept = self.world.bucket.steps.get((name, n), ())
-            found += [(n, step) for step in sorted(self._counts.get((name, n), ()), reverse=True) if step in kept]
+            found += [(n, step) for step in sorted(self._counts.get((name, n), kept), reverse=True) if step in kept]
         return found

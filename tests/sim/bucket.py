@@ -6,6 +6,7 @@ Which checkpoints are restorable and which are pruned is the real class' own cod
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from chalicelib.bucket import Bucket
@@ -16,14 +17,16 @@ _CHECKPOINT = re.compile(r"runs/(?P<run>[^/]+)/checkpoints/(?P<attempt>\d+)/(?P<
 
 
 class SimBucket(Bucket):
-    def __init__(self, faults: Faults) -> None:
+    """`pruning(run, attempt, step)` is called before a checkpoint is deleted."""
+
+    def __init__(self, faults: Faults, pruning: Callable[[str, int, int], None]) -> None:
         super().__init__(None, "spot-relay-sim")
         self.steps: dict[
             tuple[str, int], list[int]
         ] = {}  # published and not pruned, by run and attempt, in their order
         self.torn: set[tuple[str, int, int]] = set()  # with a manifest that its bytes differ from
         self._of: dict[str, list[int]] = {}
-        self._faults = faults
+        self._faults, self._pruning = faults, pruning
 
     def put(self, run: str, attempt: int, step: int, torn: bool = False) -> None:
         """An agent publishes; what is there already is its own retry."""
@@ -59,6 +62,7 @@ class SimBucket(Bucket):
 
     def _delete(self, prefix: str) -> None:
         run, attempt, step = _parsed(prefix)
+        self._pruning(run, attempt, step)
         self.steps[run, attempt].remove(step)
 
 

@@ -98,8 +98,8 @@ class Invariants:
             self.fail("I9", name, f"a launch of attempt {attempt.number} is asked for that is not saved")
         if kept.lease is None or kept.lease.settled or kept.lease.reserved <= 0:
             self.fail("I3", name, f"a launch of attempt {attempt.number} is asked for that nothing is reserved for")
-        if run.status.ended:
-            self.fail("I7", name, f"a launch of attempt {attempt.number} is asked for, and the run has ended")
+        if run.status.ended or run.wanted is not Wanted.RUN:
+            self.fail("I2", name, f"a launch of attempt {attempt.number} is asked for, and nobody needs it any more")
 
     def started(self, instance: Instance) -> None:
         name = (instance.run, instance.attempt)

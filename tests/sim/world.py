@@ -64,7 +64,7 @@ class World:
         self.store = WatchedStore(limit, self.faults)
         self.ec2 = WatchedEc2(lambda: self.now, self.faults, pools, self._launched, self._ended, self._scheduled)
         self.invariants = self.store.watch = self.ec2.watch = Invariants(self)
-        self.bucket = SimBucket(self.faults)
+        self.bucket = SimBucket(self.faults, self.invariants.baton.pruning)
         self.shell = Shell(self.store, self.ec2, self.policy, lambda: self.now, self.ec2, self.ec2)  # type: ignore[arg-type]
         self.c: Any = SimpleNamespace(
             store=self.store, shell=self.shell, policy=self.policy, clock=lambda: self.now, fleet=self.ec2,
@@ -243,7 +243,7 @@ class World:
         self.totals[name] = int(hours * 3600)
 
         def act() -> None:
-            self.store.create(run, SPEC, "hash")
+            self.store.create(run, {**SPEC}, "hash")
             self.shell.tell(name, ev.Submitted())
 
         self.ask(act)
