@@ -73,6 +73,9 @@ def instance_state(run: Run, event: ev.InstanceState, now: datetime, policy: Pol
     if attempt.started_at:
         run = replace(run, ran=run.ran + (now - attempt.started_at))
     run = _retry_now(run)
+    if run.refused_at and run.retry_at:
+        # What money refused while this one lived is asked for anew: refused again, the run waits for money, and says so.
+        run = replace(run, retry_at=None)
     known = event.state is not None
     ended = replace(end(attempt, reason, now), terminated=event.state == "terminated", end_proved=known)
     run = run.put(ended)
@@ -195,6 +198,8 @@ def take_baton(run: Run, attempt: Attempt, published: tuple[Counted, ...], now: 
     start = newest_counted(counted)
     attempt = replace(enter(attempt, Phase.TRAINING, now), from_step=start.step if start else 0)
     run = replace(run.put(attempt), baton=attempt.number, counted=counted)
+    if attempt.notice_ends_at:
+        return run  # it trains as long as it may; what is to become of the run is said already
     return say(run, Reason.STARTED, f"Attempt {attempt.number} trains from step {attempt.from_step}.")
 
 

@@ -74,6 +74,13 @@ class Invariants:
             self.fail("I6", run.name, f"it is {run.status.value} and has no deadline")
         if run.reason is Reason.STARTED and run.status is not Status.RUNNING:
             self.fail("I6", run.name, f"it is {run.status.value} and says that it trains: {run.message}")
+        waits = (
+            run.status is Status.QUEUED
+            and run.retry_at is not None
+            and run.retry_at - self.world.now > timedelta(hours=1)
+        )
+        if waits and run.reason is not Reason.BUDGET:
+            self.fail("I6", run.name, f"it waits until {run.retry_at} and does not say for what: {run.message}")
         if not run.message.strip().endswith("."):
             self.fail("I6", run.name, f"it is {run.status.value} and says no sentence: {run.message!r}")
 
