@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from chalicelib.core import calendar
 from chalicelib.core import events as ev
+from chalicelib.core.model import Wanted
 from chalicelib.ledger import LimitTooLow
 from tests.conftest import TRIED
 from tests.sim.ec2 import Instance
@@ -156,6 +157,9 @@ class Worlds(RuleBasedStateMachine):
             "cancel": ev.CancelAsked("me"),
         }
         self.world.ask(lambda: self.world.shell.tell(name, asked[what]))
+        wanted = self.world.store.saved[name].wanted
+        if (what, wanted) in (("suspend", Wanted.SUSPEND), ("cancel", Wanted.CANCEL)):
+            self.world.invariants.asked_again(name, asked[what])
 
     @invariant()
     def i1_to_i9_hold_and_the_ledger_covers_the_bill(self) -> None:

@@ -1,8 +1,7 @@
 """An instance's life as the agent leads it: claim, prepare, restore, train, save, beat, drain before the lease ends, power off.
 
-What the controller, EC2 and the lease want of it is the real agent's own `Pulse`. The trainer makes a step a second and
-saves every ten minutes. Heartbeats come every five minutes where the real agent's come every half, so that months pass
-quickly.
+What the controller, EC2 and the lease want of it is the real agent's own `Pulse`. The trainer makes a step a second and saves
+every ten minutes. Heartbeats come every five minutes where the real agent's come every half: so months pass quickly.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from api import Refused, Unreachable
 from clock import Clock
 from pulse import DRAIN_BEFORE_LEASE_END_S, Pulse
 
-from tests.sim.ec2 import BY_ITSELF, Instance
+from tests.sim.ec2 import Instance
+from tests.sim.switch import Switch
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -28,8 +28,7 @@ __all__ = ["Agent", "Refused", "Unreachable"]
 
 BEAT, URGENT, SAVE_EVERY = timedelta(minutes=5), timedelta(seconds=15), timedelta(minutes=10)
 SAVING = timedelta(seconds=20)  # a save and its upload
-CLAIM_PATIENCE, REPORT_PATIENCE = timedelta(seconds=540), timedelta(seconds=120)
-GRACE, BOOT_SWITCH = timedelta(minutes=5), timedelta(minutes=50)
+CLAIM_PATIENCE, REPORT_PATIENCE, GRACE = timedelta(seconds=540), timedelta(seconds=120), timedelta(minutes=5)
 
 
 class VirtualClock(Clock):
@@ -49,7 +48,6 @@ class Agent:
         self.clock = VirtualClock(lambda: world.now)
         self.pulse = Pulse(self._heartbeat, self, self.clock, self._renewed, lambda _: None, lambda _: None)
         self.dead_at: datetime | None = None  # since when it does nothing any more, and the instance runs on
-        self.switch_fails = False  # `shutdown -P` has no effect
         self.cut_at: datetime | None = None  # when it last lost the network, and when it had it again
         self.back_at: datetime | None = None
         self.fails = False  # its trainer ends with an error instead of a result
@@ -64,8 +62,7 @@ class Agent:
         self._beats = 0
         self.since = world.now
         self.torn: list[dict[str, int]] = []
-        self.off_at: datetime | None = None
-        self._arm(BOOT_SWITCH)
+        self.switch = Switch(world, instance)
 
     @property
     def name(self) -> tuple[str, int]:
@@ -158,8 +155,7 @@ class Agent:
         """Tell how it goes, and do as one is told; more often when there is a notice or a handoff."""
         if self.leaving:
             return
-        if self.began:
-            self.pulse.tell(step=self.step())
+        self.pulse.tell(step=self.step() if self.began else None)
         self.pulse.once()
         if self._wished():
             return
@@ -206,7 +202,7 @@ class Agent:
             self._again(timedelta(seconds=answer.get("linger_s", 0)) + URGENT, self.power_off)
 
     def power_off(self) -> None:
-        self.world.ec2.stop(self.instance.instance_id, BY_ITSELF)
+        self.switch.off()
 
     # -- what happens to it -----------------------------------------------------------------------------------------
 
@@ -229,7 +225,7 @@ class Agent:
 
     def hang(self, switch_fails: bool = False) -> None:
         if self.alive:
-            self.dead_at, self.switch_fails = self.world.now, switch_fails
+            self.dead_at, self.switch.fails = self.world.now, switch_fails
             self.world.tell(self, "its agent hangs; the instance runs on")
 
     def crash(self) -> None:
@@ -297,17 +293,7 @@ class Agent:
         self.pulse.take(answer, self.clock.monotonic())
 
     def _renewed(self, seconds: float) -> None:
-        self._arm(timedelta(seconds=seconds) + GRACE)
-
-    def _arm(self, span: timedelta) -> None:
-        self.off_at = at = self.world.now + timedelta(minutes=max(1, int(span.total_seconds() // 60)))
-
-        def fires() -> None:
-            if self.off_at == at and not self.switch_fails:
-                self.power_off()
-
-        # The switch is the machine's: an agent that is dead does not keep it from firing.
-        self.world.at(at, fires)
+        self.switch.arm(timedelta(seconds=seconds) + GRACE)
 
     def _again(self, after: timedelta, what: Callable[[], None]) -> None:
         self.world.later(after, self, what)

@@ -58,7 +58,7 @@ def _since(change: tuple[datetime, Decimal]) -> datetime:
     return change[0]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Instance:
     instance_id: str
     run: str
@@ -71,7 +71,7 @@ class Instance:
     notice_ends_at: datetime | None = None
     protected: bool = False
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.instance_id} of attempt {self.attempt} of {self.run}"
 
     @property

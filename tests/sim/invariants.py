@@ -157,9 +157,17 @@ class Invariants:
         new = isinstance(event, ev.InstanceState) and event.state == "terminated" and not attempt.terminated
         if not again and (attempt.live or new):
             return
+        self._i7_changes_nothing(run, event, "again" if again else "late")
+
+    def asked_again(self, name: str, event: ev.Event) -> None:
+        """After a request was carried out: the same once more."""
+        if (run := self.world.store.saved.get(name)) is not None:
+            self._i7_changes_nothing(run, event, "asked again")
+
+    def _i7_changes_nothing(self, run: Run, event: ev.Event, how: str) -> None:
         now, policy = self.world.now, self.world.policy
         if decide(run, event, now, policy) != decide(run, ev.Tick(), now, policy):
-            self.fail("I7", run.name, f"{event} {'again' if again else 'late'} changes something")
+            self.fail("I7", run.name, f"{event} {how} changes something")
 
     def answered(self, agent: Agent, answer: dict[str, Any]) -> None:
         said = {k: v for k, v in answer.items() if k not in ("credentials", "command_credentials", "spec")}

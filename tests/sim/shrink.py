@@ -15,7 +15,7 @@ from tests.sim.story import InvariantBroken
 T = TypeVar("T")
 Play = Callable[[Plan], object]
 
-TRIES = 60  # months that are played on the way; most are small, or end early
+WORTH = 10  # times the whole month may be played anew on the way; what is smaller, or ends early, counts less
 
 
 def shrunk(planned: Plan, broken: InvariantBroken, play: Play) -> InvariantBroken:
@@ -50,18 +50,18 @@ def fewest(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> Sequence
 
 class _Search:
     def __init__(self, plan: Plan, broken: InvariantBroken, play: Play) -> None:
-        self.plan, self.broken, self._play, self._left = plan, broken, play, TRIES
+        self.plan, self.broken, self._play, self._left = plan, broken, play, WORTH * len(plan.runs) + 500
 
     def fails(self, runs: Sequence[str] | None = None, troubles: Sequence[Trouble] | None = None) -> bool:
         """Whether it breaks with only these; then that is what the search goes on with."""
-        if not self._left:
-            return False
-        self._left -= 1
         smaller = self.plan
         if runs is not None:
             smaller = replace(smaller, runs=tuple(run for run in smaller.runs if run.name in runs))
         if troubles is not None:
             smaller = replace(smaller, troubles=tuple(troubles))
+        if self._left <= 0:
+            return False
+        self._left -= len(smaller.runs) + 5
         try:
             self._play(smaller)
         except InvariantBroken as broken:
