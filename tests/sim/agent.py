@@ -57,7 +57,7 @@ class Agent:
         self.saved: int | None = None  # on its disk
         self.published: int | None = None
         self.final = False  # its last word is in the bucket
-        self.leaving = False
+        self.leaving = self.saving = False
         self.urgent = False
         self._beats = 0
         self.since = world.now
@@ -173,7 +173,7 @@ class Agent:
 
     def drain(self, reason: str) -> None:
         """Save what there is, and go."""
-        self.leaving = True
+        self.leaving = self.saving = True
         self.stopped = self.world.now
         self.saved = self.step()
         self.world.tell(self, f"its trainer is told to save ({reason}), at step {self.saved}")
@@ -183,6 +183,7 @@ class Agent:
                 self._again(URGENT, saved)
                 return
             self._publish(final=True)
+            self.saving = False
             self.leave(reason, drained=True)
 
         self._again(SAVING, saved)

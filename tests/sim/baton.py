@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from chalicelib.core.model import Run
 from tests.sim.agent import SAVE_EVERY, Agent
+from tests.sim.ec2 import BY_EC2
 
 if TYPE_CHECKING:
     from tests.sim.invariants import Invariants
@@ -45,7 +46,7 @@ class Baton:
     def _i5_holder_has_had_its_say(self, before: Run, after: Run) -> None:
         """The baton moves while its holder still trains only when its notice is over."""
         now, holder = self.world.now, self.world.by_attempt.get((after.name, before.baton or 0))
-        if holder is None or not holder.alive or holder.final or (holder.leaving and not holder.training):
+        if holder is None or not holder.alive or holder.final or (holder.leaving and not holder.saving):
             return
         notice = holder.instance.notice_ends_at
         if notice is None or now < notice + self.world.policy.after_notice:
@@ -95,6 +96,9 @@ class Baton:
         if holder.final and lost:
             self.fail("I5", name, f"attempt {before} said its last word, and {lost} of its steps are lost")
         healthy = holder.cut_at is None and holder.dead_at is None
+        taken_back = holder.instance.running or holder.instance.reason == BY_EC2
+        if healthy and taken_back and holder.pulse.noticed and lost:
+            self.fail("I5", name, f"attempt {before} saw its notice, and {lost} of its steps are lost")
         if healthy and lost > SAVE_EVERY.total_seconds() + 60:
             self.fail("I5", name, f"{lost} steps of attempt {before} are lost, more than between two checkpoints")
 
