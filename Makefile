@@ -44,8 +44,11 @@ doctor: .venv/.installed  ## what is wrong with a deployment, and how to mend it
 test: .venv/.installed  ## everything: unit, properties, contracts, and two rehearsals
 	$(PY) -m pytest
 
-fuzz: .venv/.installed  ## random months for the money, over 100,000 steps (about ten minutes; SEED=)
-	HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest tests/test_money_world.py --hypothesis-seed=$(SEED)
+fuzz: .venv/.installed  ## random worlds for every invariant, over 100,000 steps, and ten months (about ten minutes; SEED=)
+	HYPOTHESIS_PROFILE=fuzz MONTHS=10 $(PY) -m pytest tests/test_random_worlds.py tests/test_a_month.py --hypothesis-seed=$(SEED)
+
+month: .venv/.installed  ## a thousand runs over a month, from one seed (SEED= RUNS=)
+	$(PY) -m tests.sim.month --seed $(SEED) $(if $(RUNS),--runs $(RUNS))
 
 fuzz-api: .venv/.installed  ## random requests to the deployed API, for some minutes (SEED=)
 	API_EXAMPLES=100 $(PY) -m pytest tests/test_api_fuzz.py --hypothesis-seed=$(SEED)
@@ -75,4 +78,4 @@ prove-least-privilege: .venv/.installed  ## what breaks without each permission,
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz fuzz-api faults bench check lint-template prove-least-privilege docs-tables format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz month fuzz-api faults bench check lint-template prove-least-privilege docs-tables format

@@ -48,7 +48,7 @@ def figures(runs: int) -> list[Figure]:
 def _seconds(crowd: Crowd, seen: list[Glance]) -> float:
     """The least of several passes over these runs, with their heartbeats known."""
     instances = [Instance(a.instance_id or "", "running", g.name, 1, START) for g in seen for a in g.attempts]
-    around = Upkeep(crowd.c, crowd.clock.now)
+    around = Upkeep(crowd.c, crowd.clock.now, crowd.clock.now)
     heard = {(g.name, a.number): crowd.clock.now for g in seen for a in g.attempts}
     taken = []
     with patch.object(around, "glimpse", lambda attempts: heard):

@@ -79,10 +79,14 @@ def happened(
     attempts: Iterable[Watched],
     by_id: Mapping[str, Instance],
     heard: Mapping[int, datetime],
+    listening: datetime,
     now: datetime,
     policy: Policy,
 ) -> Iterator[ev.Event]:
-    """What EC2's list and the heartbeats say about a run's live attempts that the run does not know yet. Pure."""
+    """What EC2's list and the heartbeats say about a run's live attempts that the run does not know yet. Pure.
+
+    `listening` is since when there has been somebody to hear heartbeats: before that, silence says nothing of an agent.
+    """
     for attempt in attempts:
         if attempt.instance_id is None:
             continue
@@ -93,8 +97,10 @@ def happened(
                 yield ev.InstanceState(attempt.instance_id, None)
         elif not instance.alive:
             yield ev.InstanceState(attempt.instance_id, instance.state, instance.reason)
-        elif attempt.heard and now - max(heard.get(attempt.number, attempt.since), attempt.since) >= policy.silence:
-            yield ev.Silent(attempt.number)
+        elif attempt.heard:
+            last = max(heard.get(attempt.number, attempt.since), attempt.since, listening)
+            if now - last >= policy.silence:
+                yield ev.Silent(attempt.number)
 
 
 def should_be_heard(glances: Iterable[Glance], now: datetime, policy: Policy) -> list[tuple[str, int]]:

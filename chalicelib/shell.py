@@ -16,7 +16,7 @@ from chalicelib.core import events as ev
 from chalicelib.core import leases
 from chalicelib.core.decide import decide
 from chalicelib.core.frozen import dataclass
-from chalicelib.core.model import Attempt, Policy, Reason, Run
+from chalicelib.core.model import Attempt, Policy, Reason, Run, Wanted
 from chalicelib.core.news import news, outlived, unpaid
 from chalicelib.fleet import Unanswered
 from chalicelib.metering import Meter
@@ -167,9 +167,11 @@ class Shell:
 
     def _start(self, run: Run, attempt: Attempt) -> ev.Event | None:
         assert attempt.launch is not None
-        if self.clock() >= attempt.launch.asked_at + self.policy.replay_for:
+        over = self.clock() >= attempt.launch.asked_at + self.policy.replay_for
+        if over or run.status.ended or run.wanted is not Wanted.RUN:
+            # A replay would launch, where the call before it was never carried out, what nobody needs any more.
             found = self.ec2.find(run.name, attempt)
-            return found or ev.LaunchLost(attempt.number, attempt.launch.token)
+            return found or (ev.LaunchLost(attempt.number, attempt.launch.token) if over else None)
         try:
             return self.ec2.launch(run.name, attempt)
         except Unanswered:

@@ -22,9 +22,10 @@ _MARGIN_S = 75.0
 
 @dataclass(frozen=True)
 class Slice:
-    """Runs that a pass found something to do for; `at` is when it began."""
+    """Runs that a pass found something to do for; `at` is when it began, `listening` as the pass knows it (`upkeep`)."""
 
     at: datetime
+    listening: datetime
     runs: list[Glance]
 
 
@@ -39,7 +40,7 @@ def event_of(given: Slice) -> dict[str, Any]:
         "time": given.at.isoformat(),
         "region": "",
         "resources": [],
-        "detail": {"runs": {g.name: to_text(g) for g in given.runs}},
+        "detail": {"listening": given.listening.isoformat(), "runs": {g.name: to_text(g) for g in given.runs}},
     }
 
 
@@ -48,7 +49,8 @@ def slice_in(event: Mapping[str, Any]) -> Slice | None:
     if (event["source"], event["detail-type"]) != (_SOURCE, _KIND):
         return None
     runs = [from_text(name, text) for name, text in event["detail"]["runs"].items()]
-    return Slice(datetime.fromisoformat(event["time"]), runs)
+    at, listening = event["time"], event["detail"]["listening"]
+    return Slice(datetime.fromisoformat(at), datetime.fromisoformat(listening), runs)
 
 
 class Others:

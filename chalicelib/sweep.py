@@ -28,7 +28,12 @@ SLICE = 50  # runs that one invocation looks after: with a launch each, a minute
 
 
 class Around(Protocol):
-    """What the sweep needs to know and do beside a run; `chalicelib.upkeep.Upkeep` is the real one."""
+    """What the sweep needs to know and do beside a run; `chalicelib.upkeep.Upkeep` is the real one.
+
+    `listening` is since when the controller has been there, without a gap, to hear heartbeats.
+    """
+
+    listening: datetime
 
     def glimpse(self, attempts: list[tuple[str, int]]) -> Mapping[tuple[str, int], datetime]:
         """When each of these attempts (run, number) was last heard of, in few calls; a glance, too."""
@@ -172,7 +177,7 @@ def _needs_a_look(
     if seen.due <= now or around.untidy(seen):
         return True
     beats = {a.number: heard[seen.name, a.number] for a in seen.attempts if (seen.name, a.number) in heard}
-    return any(True for _ in happened(seen.attempts, by_id, beats, now, shell.policy))
+    return any(True for _ in happened(seen.attempts, by_id, beats, around.listening, now, shell.policy))
 
 
 def _look_after(
@@ -189,7 +194,7 @@ def _look_after(
             run = shell.tell(name, priced) or run
     live = [watched(a) for a in run.live]
     beats = around.last_beats(run) if any(a.heard for a in live) else {}
-    for event in happened(live, by_id, beats, now, shell.policy):
+    for event in happened(live, by_id, beats, around.listening, now, shell.policy):
         shell.tell(name, event)
     # A queued run that waits for money is launched in its turn, with the others that wait: none passes an older one.
     in_turn = run.status is Status.QUEUED and waiting(run)

@@ -27,6 +27,7 @@ def whole_pass(c: Controller, others: Others | None = None) -> Report:
     `others` are the invocations that take what is too much for this one; without them it takes all the time it needs.
     """
     now = c.clock()
+    listening = listening_since(c, now)
     listed = list_instances(c.ec2, c.settings.stage)
     seen = list(c.store.glances())
     idle = not seen and not any(i.costs for i in listed.ours)
@@ -37,7 +38,7 @@ def whole_pass(c: Controller, others: Others | None = None) -> Report:
         return report
     before = Report()
     housekeeping.before_runs(c, sum(i.costs for i in listed.ours), before, now)
-    around = Upkeep(c, now, others)
+    around = Upkeep(c, now, listening, others)
     report = sweep(c.shell, seen, listed.ours, around, now)
     report.failed.update(before.failed)
     report.unreadable += before.unreadable
@@ -45,6 +46,18 @@ def whole_pass(c: Controller, others: Others | None = None) -> Report:
     _told(c, report)
     c.idle_since = now if idle and not report.failed else None
     return report
+
+
+def listening_since(c: Controller, now: datetime) -> datetime:
+    """Since when passes have come without a gap, as far as this process knows; called once a pass.
+
+    Where there was no pass there was perhaps nobody to hear agents either: after an outage those that live are heard within
+    half a minute, and a pass that comes sooner would end all of them. A process that is new waits a little with silence, too.
+    """
+    if c.passed_at is None or now - c.passed_at >= c.policy.silence:
+        c.listening_since = now
+    c.passed_at = now
+    return c.listening_since or now
 
 
 def one_slice(c: Controller, given: Slice, others: Others | None = None) -> Report:
@@ -59,7 +72,7 @@ def one_slice(c: Controller, given: Slice, others: Others | None = None) -> Repo
     instances = list_instances(c.ec2, c.settings.stage, ids).ours if ids else []
     report.instances = len(instances)
     by_id = {i.instance_id: i for i in instances}
-    around = Upkeep(c, given.at, others)
+    around = Upkeep(c, given.at, given.listening, others)
     runs = given.runs[:SLICE] + hand_over(given.runs[SLICE:], around, report)
     look_after(c.shell, runs, by_id, around, now, report)
     _told(c, report)
@@ -75,9 +88,9 @@ def _told(c: Controller, report: Report) -> None:
 class Upkeep:
     """One per pass: heartbeats are read once a run."""
 
-    def __init__(self, c: Controller, began: datetime, others: Others | None = None) -> None:
+    def __init__(self, c: Controller, began: datetime, listening: datetime, others: Others | None = None) -> None:
         """`began` is when the pass began that this is, or that this is a slice of."""
-        self._c, self._began, self._others = c, began, others
+        self._c, self._began, self.listening, self._others = c, began, listening, others
         self._beats: dict[str, dict[int, Beat]] = {}
         self._glimpsed: dict[tuple[str, int], Glimpse] = {}
 
@@ -117,7 +130,7 @@ class Upkeep:
     def hand_over(self, runs: list[Glance]) -> bool:
         if self._others is None:
             return False
-        self._others.take(Slice(self._began, runs))
+        self._others.take(Slice(self._began, self.listening, runs))
         return True
 
     def _unpruned(self, name: str, told: list[datetime | None]) -> datetime | None:

@@ -32,6 +32,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(
             f"faults: {TRIED['faults']:,} lives with a fault, at {len(TRIED['fault sites'])} lines that call AWS"
         )
+    for month in TRIED.get("months", ()):
+        terminalreporter.write_line(month.text())
     if TRIED["steps"]:
         terminalreporter.write_line(
             f"random worlds: {TRIED['steps']:,} steps, {TRIED['events']:,} events, {TRIED['calls']:,} AWS calls, "

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from chalicelib.core import events as ev
+from chalicelib.core.decide import decide
 from chalicelib.core.model import Phase, Reason, Status
 from tests.core_world import POLICY, World
 
@@ -219,6 +220,26 @@ def test_an_instance_that_does_not_power_off_after_its_exit_is_ended() -> None:
     world.tell(ev.Tick())
     assert world.instances[world.instance(1)] == "terminated"
     assert world.run.deadline is None
+
+
+@pytest.mark.parametrize("reason", [Reason.SPOT_INTERRUPTION, Reason.LEASE_END])
+def test_an_attempt_that_left_before_anything_else_was_heard_is_said_to_have_left(reason: Reason) -> None:
+    world = training()
+    world.exit(1, reason, drained=True, step=700)
+    old, new = world.run.attempts
+    assert (world.run.status, world.run.reason) == (Status.RECOVERING, reason)
+    assert "attempt 1" in world.run.message.lower()
+    assert new.launch
+    same_pool = old.pool in [o.pool for o in new.launch.offers]
+    assert same_pool is (reason is Reason.LEASE_END)  # what EC2 takes back is not asked for again at once
+
+
+def test_an_instance_that_is_ended_with_its_lease_is_not_said_to_train() -> None:
+    world = training()
+    world.pass_time((POLICY.lease + POLICY.grace).total_seconds())
+    ended = decide(world.run, ev.Tick(), world.now, POLICY).run
+    assert (ended.status, ended.reason) == (Status.RECOVERING, Reason.LEASE_END)
+    assert ended.message == "The instance of attempt 1 is being ended: its lease is over."
 
 
 def test_running_time_beyond_the_limit_stops_the_run() -> None:

@@ -134,7 +134,7 @@ def check_end(world: World, expected: Status) -> None:
     assert not world.ec2.entries, "a watchdog's entry is left"
     assert all(account.reserved == 0 for account in world.store.ledger.months.values())
     world.check_bill()
-    published = [steps for steps in world.whole.values() if steps]
+    published = [steps for steps in world.bucket.steps.values() if steps]
     assert all(steps == sorted(steps) for steps in published)
 
 

@@ -135,7 +135,7 @@ def test_a_spec_that_cannot_be_read_hides_the_spec_and_not_the_run(house: House)
 def test_a_spec_without_what_the_sweep_needs_is_no_failure_of_the_sweep(store: Store) -> None:
     house = House()
     run = house.c.store.create(new_run(name=GOOD), {"name": GOOD}, "hash")
-    upkeep = Upkeep(house.c, START)
+    upkeep = Upkeep(house.c, START, START)
     upkeep._beats[GOOD] = {1: agents.Beat(attempt=1, at=START, phase="train", checkpoint_at=START)}
     launched = decide(run, ev.Submitted(), START, house.c.policy).run
     with pytest.raises(Unreadable, match="SPEC"):

@@ -147,7 +147,7 @@ def test_where_nobody_takes_a_slice_the_pass_goes_on_alone_and_says_so(store: St
 def test_a_slice_that_comes_late_leaves_its_runs_to_the_pass_that_has_them_again(store: Store) -> None:
     crowd = Crowd(1)
     crowd.lose(0)
-    given = Slice(crowd.clock.now, list(store.glances()))
+    given = Slice(crowd.clock.now, crowd.clock.now, list(store.glances()))
     crowd.clock.now += POLICY.replay_for / 2
     assert one_slice(crowd.c, given).late == 1
     assert crowd.ec2.launched == []
@@ -158,8 +158,8 @@ def test_a_slice_in_which_a_run_fails_does_the_others_and_is_seen(store: Store) 
     crowd.lose(0, 1, 2)
     crowd.ec2.broken = {crowd.name(1)}
     glances = list(store.glances())
-    given = slice_in(json.loads(json.dumps(event_of(Slice(crowd.clock.now, glances)))))
-    assert given == Slice(crowd.clock.now, glances)
+    given = slice_in(json.loads(json.dumps(event_of(Slice(crowd.clock.now, crowd.clock.now, glances)))))
+    assert given == Slice(crowd.clock.now, crowd.clock.now, glances)
     with pytest.raises(SweepFailed, match="run-00001"):
         one_slice(crowd.c, given).check()
     assert sorted(run for run, _ in crowd.ec2.launched) == ["run-00000", "run-00002"]
@@ -193,3 +193,16 @@ def test_everything_that_is_due_is_done_in_the_order_of_its_wait(store: Store) -
     crowd.clock.now += POLICY.lease  # run 3's instance outlives nothing yet, and its silence counts
     whole_pass(later)
     assert [name for name, _ in crowd.ec2.launched] == [crowd.name(k) for k in range(3)]
+
+
+def test_after_an_outage_a_silence_that_nobody_could_hear_ends_nobody(store: Store) -> None:
+    crowd = Crowd(3)
+    swept(crowd)
+    crowd.clock.now += POLICY.lease / 2
+    swept(crowd)
+    assert crowd.ec2.ended == []
+    for _ in range(POLICY.silence // MINUTE):
+        crowd.clock.now += MINUTE
+        crowd.hear(2)
+        swept(crowd)
+    assert set(crowd.ec2.ended) == {crowd.instance(2)}

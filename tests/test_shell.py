@@ -86,6 +86,23 @@ def test_after_the_time_for_replays_the_instance_is_looked_for_by_its_tags(stage
     assert (run.attempts[0].instance_id, stage.ec2.calls) == ("i-00000001", calls)
 
 
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_a_launch_without_an_answer_is_not_asked_for_again_by_a_run_that_needs_it_no_more(
+    stage: Stage, carried_out: bool
+) -> None:
+    stage.ec2.silent = True
+    stage.tell(ev.Submitted())
+    if not carried_out:
+        stage.ec2.by_token.clear()
+    stage.ec2.silent = False
+    for _ in range(POLICY.replay_for // timedelta(minutes=1)):
+        stage.clock.now += timedelta(minutes=1)
+        run = stage.tell(ev.CancelAsked("me"))
+    assert stage.ec2.calls == 1
+    assert set(stage.ec2.ended) == ({"i-00000001"} if carried_out else set())
+    assert run.status is (Status.STOPPING if carried_out else Status.CANCELLED)
+
+
 def test_what_a_refused_launch_had_reserved_comes_back(stage: Stage) -> None:
     stage.ec2.refusal = (ev.Refusal.FATAL, "UnauthorizedOperation: ask your administrator.")
     run = stage.tell(ev.Submitted())

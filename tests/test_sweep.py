@@ -23,6 +23,7 @@ class Heard:
         self.at: dict[int, datetime] = {}
         self.pruned: list[str] = []
         self.recorded: dict[str, str] = {}
+        self.listening = START - timedelta(days=1)
 
         self.taken: list[list[str]] | None = None  # None: nobody takes a slice
         self.runs_in_time = 10**9

@@ -168,6 +168,20 @@ def test_a_run_that_waits_for_its_budget_stays_in_the_queue_and_starts_when_ther
     assert stage.named("waits").status is Status.LAUNCHING
 
 
+def test_a_run_that_loses_its_instance_while_money_refuses_another_says_that_it_waits_and_goes_on(stage: Poor) -> None:
+    stage.tell(ev.CancelAsked("me"))
+    stage.limit(LEASE)
+    stage.add("waits", limits=replace(new_run().limits, wait_for_budget=True))
+    instance = stage.named("waits").attempts[0].instance_id or ""
+    stage.shell.on_instance(ev.Warned(instance, stage.clock.now + POLICY.notice))
+    assert (stage.named("waits").status, stage.named("waits").reason) == (Status.LAUNCHING, Reason.BUDGET)
+    stage.shell.on_instance(ev.InstanceState(instance, "terminated"))
+    assert (stage.named("waits").status, stage.named("waits").reason) == (Status.QUEUED, Reason.BUDGET)
+    stage.limit(3 * LEASE)
+    assert stage.resume() == ["waits"]
+    assert stage.named("waits").attempts[-1].instance_id
+
+
 def test_at_the_months_turn_a_queued_run_does_not_pass_an_older_suspended_one(stage: Poor) -> None:
     stage.limit(Decimal("0.01"))
     stage.tell(ev.Submitted())

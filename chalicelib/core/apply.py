@@ -73,6 +73,9 @@ def instance_state(run: Run, event: ev.InstanceState, now: datetime, policy: Pol
     if attempt.started_at:
         run = replace(run, ran=run.ran + (now - attempt.started_at))
     run = _retry_now(run)
+    if run.refused_at and run.retry_at:
+        # What money refused while this one lived is asked for anew: refused again, the run waits for money, and says so.
+        run = replace(run, retry_at=None)
     known = event.state is not None
     ended = replace(end(attempt, reason, now), terminated=event.state == "terminated", end_proved=known)
     run = run.put(ended)
@@ -195,6 +198,8 @@ def take_baton(run: Run, attempt: Attempt, published: tuple[Counted, ...], now: 
     start = newest_counted(counted)
     attempt = replace(enter(attempt, Phase.TRAINING, now), from_step=start.step if start else 0)
     run = replace(run.put(attempt), baton=attempt.number, counted=counted)
+    if attempt.notice_ends_at:
+        return run  # it trains as long as it may; what is to become of the run is said already
     return say(run, Reason.STARTED, f"Attempt {attempt.number} trains from step {attempt.from_step}.")
 
 
@@ -217,11 +222,12 @@ def beat(run: Run, event: ev.Beat, now: datetime, policy: Policy) -> Run:
     return run.put(replace(attempt, step=step, handed_over=attempt.handed_over or event.final))
 
 
-def exited(run: Run, event: ev.Exited, now: datetime) -> Run:
+def exited(run: Run, event: ev.Exited, now: datetime, policy: Policy) -> Run:
     attempt = run.attempt(event.attempt)
     if attempt is None or attempt.instance_id != event.instance_id or attempt.phase in (Phase.LEAVING, Phase.ENDED):
         return run
     held = run.baton == attempt.number
+    unheard = held and attempt.drain is None and attempt.notice_ends_at is None
     attempt = replace(
         enter(attempt, Phase.LEAVING, now),
         handed_over=True,
@@ -230,11 +236,22 @@ def exited(run: Run, event: ev.Exited, now: datetime) -> Run:
         step=attempt.step if event.step is None else max(attempt.step or 0, event.step),
     )
     run = run.put(attempt)
+    if event.drained and unheard and not run.status.ended:
+        run = _left_by_itself(run, attempt, event, now, policy)
     if event.drained or event.reason in (Reason.BOOT_FAILED, Reason.SUPERSEDED) or run.status.ended:
         return run
     if not held and event.reason is Reason.DONE:
         return run
     return finish(run, event, now)
+
+
+def _left_by_itself(run: Run, attempt: Attempt, event: ev.Exited, now: datetime, policy: Policy) -> Run:
+    """Its notice, or the end of its lease, is heard of only now: neither an event nor a heartbeat came through."""
+    if event.reason is not Reason.SPOT_INTERRUPTION:
+        return say(run, event.reason, f"Attempt {attempt.number} has saved and left.")
+    if attempt.pool:
+        run = cool(run, (attempt.pool,), now, policy)
+    return say(run, event.reason, f"EC2 takes back the instance of attempt {attempt.number}.")
 
 
 def finish(run: Run, event: ev.Exited, now: datetime) -> Run:

@@ -40,7 +40,7 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
         case ev.Beat():
             return apply.beat(run, event, now, policy)
         case ev.Exited():
-            return apply.exited(run, event, now)
+            return apply.exited(run, event, now, policy)
         case ev.Silent():
             return apply.silent(run, event, now)
         case ev.Settled():

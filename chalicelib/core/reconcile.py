@@ -137,6 +137,9 @@ def _tend(run: Run, attempt: Attempt, now: datetime, policy: Policy, commands: l
         ):
             attempt = replace(attempt, ended_by=Reason.BOOT_FAILED)
         run = run.put(attempt)
+        if run.reason is Reason.STARTED and run.baton == attempt.number and not run.status.ended:
+            # Nothing else was heard of it: its lease ran out while nobody was there to renew it.
+            run = say(run, Reason.LEASE_END, f"The instance of attempt {attempt.number} is being ended: {why}.")
     return run
 
 

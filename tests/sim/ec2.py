@@ -5,8 +5,9 @@ The bill is worked out here from when instances ran and what their pools cost at
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from calendar import monthrange
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
@@ -39,13 +40,25 @@ class Pool:
         return f"{self.instance_type}/{self.zone}/spot"
 
     def price(self, at: datetime) -> Decimal:
-        return next((usd for since, usd in reversed(self.prices) if since <= at), self.prices[0][1])
+        return self.prices[max(0, bisect_right(self.prices, at, key=_since) - 1)][1]
 
     def highest(self, start: datetime, end: datetime) -> Decimal:
-        return max([self.price(start), *(usd for at, usd in self.prices if start < at <= end)])
+        return max([self.price(start), *(usd for _, usd in self._between(start, end))])
+
+    def changes(self, start: datetime, end: datetime) -> list[datetime]:
+        """When its price changed after `start` and before `end`."""
+        return sorted({at for at, _ in self._between(start, end) if at < end})
+
+    def _between(self, start: datetime, end: datetime) -> list[tuple[datetime, Decimal]]:
+        first, last = bisect_right(self.prices, start, key=_since), bisect_right(self.prices, end, key=_since)
+        return self.prices[first:last]
 
 
-@dataclass
+def _since(change: tuple[datetime, Decimal]) -> datetime:
+    return change[0]
+
+
+@dataclass(eq=False)
 class Instance:
     instance_id: str
     run: str
@@ -58,6 +71,9 @@ class Instance:
     notice_ends_at: datetime | None = None
     protected: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.instance_id} of attempt {self.attempt} of {self.run}"
+
     @property
     def running(self) -> bool:
         return self.ended_at is None
@@ -66,7 +82,7 @@ class Instance:
         """USD by month up to now: the price in force at each moment, volume and address, a minute at least."""
         end = max(self.ended_at or now, self.launched_at + MINUTE)
         free = self.reason == BY_EC2 and self.ended_at is not None and self.ended_at - self.launched_at < HOUR
-        changes = sorted({at for at, _ in self.pool.prices if self.launched_at < at < end})
+        changes = self.pool.changes(self.launched_at, end)
         bill: dict[str, Decimal] = {}
         for start, stop in zip([self.launched_at, *changes], [*changes, end], strict=True):
             usd = ZERO if free else min(self.pool.price(start), self.max_price)
@@ -102,10 +118,15 @@ class SimEc2:
     ended: Callable[[Instance], None] = lambda instance: None
     scheduled: Callable[[str, datetime], None] = lambda instance_id, at: None
     instances: dict[str, Instance] = field(default_factory=dict)
+    running: dict[str, Instance] = field(default_factory=dict)
     by_token: dict[str, Instance] = field(default_factory=dict)
     entries: dict[str, datetime] = field(default_factory=dict)  # Scheduler's
     vcpus: int | None = None  # the quota; every instance has four
     silent: bool = False  # prices are not told
+    _described: dict[str, Instance] = field(default_factory=dict)  # running, or ended within the hour
+    _by_tags: dict[tuple[str, int], list[Instance]] = field(default_factory=dict)
+    _billed: dict[str, Decimal] = field(default_factory=dict)  # by month, of instances that are over
+    _open: dict[str, Instance] = field(default_factory=dict)  # not billed to their end
 
     # -- what the shell asks (fleet, watchdog, meter) ------------------------------------------------------------------
 
@@ -126,14 +147,18 @@ class SimEc2:
             if known is None:
                 raise Unanswered("IdempotentInstanceTerminated")
             return known
-        if self.vcpus is not None and 4 * len([i for i in self.instances.values() if i.running]) + 4 > self.vcpus:
-            return ev.LaunchRefused(attempt.number, token, ev.Refusal.QUOTA, "MaxSpotInstanceCountExceeded")
+        if self.vcpus is not None and 4 * len(self.running) + 4 > self.vcpus:
+            return ev.LaunchRefused(
+                attempt.number, token, ev.Refusal.QUOTA, "MaxSpotInstanceCountExceeded: the quota is used."
+            )
         for offer in attempt.launch.offers:
             pool = self.pool(offer)
             if pool.capacity and pool.price(self.clock()) <= offer.max_price:
                 return self._start(run, attempt, pool, offer)
         pools = tuple(o.pool for o in attempt.launch.offers)
-        return ev.LaunchRefused(attempt.number, token, ev.Refusal.CAPACITY, "InsufficientInstanceCapacity", pools)
+        return ev.LaunchRefused(
+            attempt.number, token, ev.Refusal.CAPACITY, "InsufficientInstanceCapacity: no pool has any.", pools
+        )
 
     def _start(self, run: str, attempt: Attempt, pool: Pool, offer: Offer) -> ev.Launched:
         assert attempt.launch
@@ -141,8 +166,25 @@ class SimEc2:
             f"i-{len(self.instances) + 1:017x}", run, attempt.number, pool, offer.max_price, self.clock()
         )
         self.instances[instance.instance_id] = self.by_token[attempt.launch.token] = instance
+        for index in (self.running, self._described, self._open):
+            index[instance.instance_id] = instance
+        self._by_tags.setdefault((run, attempt.number), []).append(instance)
         self.launched(instance)
         return ev.Launched(attempt.number, attempt.launch.token, instance.instance_id, pool.name)
+
+    def appear(self, run: str, attempt: int) -> Instance:
+        """An instance that no launch here has made; what it costs is nobody's to have reserved."""
+        instance = Instance(
+            f"i-{len(self.instances) + 1:017x}",
+            run,
+            attempt,
+            self.pools[0],
+            self.pools[0].price(self.clock()),
+            self.clock(),
+        )
+        for index in (self.instances, self.running, self._described):
+            index[instance.instance_id] = instance
+        return instance
 
     def find(self, run: str, attempt: Attempt) -> ev.Launched | None:
         self.faults.after(self.faults.before("DescribeInstances tags"))
@@ -150,9 +192,8 @@ class SimEc2:
 
     def _tagged(self, run: str, attempt: Attempt) -> ev.Launched | None:
         assert attempt.launch
-        for instance in self.instances.values():
-            known = instance.running or (instance.ended_at and self.clock() - instance.ended_at < HOUR)
-            if (instance.run, instance.attempt) == (run, attempt.number) and known:
+        for instance in self._by_tags.get((run, attempt.number), ()):
+            if instance.running or (instance.ended_at and self.clock() - instance.ended_at < HOUR):
                 return ev.Launched(attempt.number, attempt.launch.token, instance.instance_id, instance.pool.name)
         return None
 
@@ -190,7 +231,16 @@ class SimEc2:
         instance = self.instances.get(instance_id)
         if instance is not None and instance.running:
             instance.ended_at, instance.reason = self.clock(), reason
+            del self.running[instance_id]
             self.ended(instance)
+
+    def described(self) -> Iterator[Instance]:
+        """What DescribeInstances lists: the running ones, and those that ended within the hour."""
+        for instance in list(self._described.values()):
+            if instance.ended_at and self.clock() - instance.ended_at >= HOUR:
+                del self._described[instance.instance_id]
+            else:
+                yield instance
 
     def pool(self, offer: Offer) -> Pool:
         return next(p for p in self.pools if (p.instance_type, p.zone) == (offer.instance_type, offer.zone))
@@ -206,10 +256,15 @@ class SimEc2:
 
     def bill(self, now: datetime, month: Callable[[datetime], str]) -> dict[str, Decimal]:
         """The true spend of all instances by month."""
-        total: dict[str, Decimal] = {}
-        for instance in self.instances.values():
+        total = self._billed.copy()
+        for instance in list(self._open.values()):
+            over = instance.ended_at and now >= instance.ended_at + MINUTE
             for name, usd in instance.bill(now, month).items():
                 total[name] = total.get(name, ZERO) + usd
+                if over:
+                    self._billed[name] = self._billed.get(name, ZERO) + usd
+            if over:
+                del self._open[instance.instance_id]
         return total
 
 

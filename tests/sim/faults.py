@@ -32,6 +32,9 @@ class Faults:
     def arm(self, n: int, kind: Kind) -> None:
         self._at[self.calls + n] = kind
 
+    def disarm(self) -> None:
+        self._at.clear()
+
     def before(self, call: str) -> Kind | None:
         """Called before a call is made. Gives the fault to be met after it, for `after`."""
         self.calls += 1

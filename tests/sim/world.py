@@ -1,7 +1,8 @@
 """The simulated world: a queue of what happens next, the controller as Lambda runs it, and what must be true all the time.
 
-`run_for(span)` lets time pass. The controller's code is the real one: shell, core, routes of agents and people, sweep and
-the resuming of runs; around it are EC2 (`ec2`), the table (`table`) and agents (`agent`) in virtual time.
+`run_for(span)` lets time pass. The controller's code is the real one: shell, core, routes of agents, sweep with what it does
+beside the runs, and the resuming of runs; around it are EC2 (`ec2`), the table (`table`, `watched`), the bucket, EventBridge
+(`post`) and agents (`agent`) in virtual time. `invariants` looks at everything that happens.
 """
 
 from __future__ import annotations
@@ -9,33 +10,36 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
-from chalicelib import agents, housekeeping
-from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
-from chalicelib.contracts.errors import ApiError
+from chalicelib import housekeeping
 from chalicelib.core import calendar
 from chalicelib.core import events as ev
-from chalicelib.core.model import Counted, Limits, Policy, Reason, Run, Status
-from chalicelib.core.news import News
-from chalicelib.glances import Glance
+from chalicelib.core.model import Attempt, Limits, Policy, Reason, Run, Status
 from chalicelib.instances import Instance as Listed
 from chalicelib.shell import Shell
 from chalicelib.store import Conflict
-from chalicelib.sweep import sweep
+from chalicelib.sweep import Report, sweep
+from chalicelib.upkeep import Upkeep, listening_since
 from tests.sim.agent import Agent, Unreachable
-from tests.sim.ec2 import BY_EC2, BY_USER, MINUTE, Instance, Pool, SimEc2
+from tests.sim.bucket import SimBucket
+from tests.sim.ec2 import BY_EC2, BY_USER, MINUTE, Instance, Pool
 from tests.sim.faults import CallFailed, Died, Faults
-from tests.sim.table import FakeStore
+from tests.sim.invariants import CANARY, Invariants
+from tests.sim.post import Post
+from tests.sim.records import SimActs, SimRecords
+from tests.sim.routes import ACCOUNT, Routes
+from tests.sim.story import Story
+from tests.sim.watched import WatchedEc2, WatchedStore
 
 START = datetime(2026, 11, 26, 9, 0, tzinfo=UTC)
 SCHEDULER_LATE = timedelta(seconds=60)  # what EventBridge Scheduler may be late
 IDLE_LOOK = timedelta(minutes=30)
-ACCOUNT = "123456789012"
+HEARTBEAT = timedelta(seconds=30)
 SPEC = {
     "source": {"token": None}, "inputs": [], "secrets": {},
     "results": {"require": [], "metrics": None}, "checkpoint": {"keep": 3},
@@ -43,11 +47,12 @@ SPEC = {
 
 
 class World:
-    def __init__(self, limit: Decimal = Decimal(20), start: datetime = START) -> None:
-        self.now = start
+    def __init__(self, limit: Decimal = Decimal(20), start: datetime = START, name: str = "") -> None:
+        """`name` says how this world is made again; a broken invariant tells it."""
+        self.now, self.name = start, name
         self.policy = Policy()
         self.faults = Faults()
-        self.store = FakeStore(limit, self.faults)
+        self.story = Story()
         pools = [
             Pool(kind, zone, [(start - timedelta(days=1), Decimal(usd))])
             for kind, zone, usd in (
@@ -56,27 +61,36 @@ class World:
                 ("c5.xlarge", "us-east-1a", "0.069"),
             )
         ]
-        self.ec2 = SimEc2(lambda: self.now, self.faults, pools, self._launched, self._ended, self._scheduled)
+        self.store = WatchedStore(limit, self.faults)
+        self.ec2 = WatchedEc2(lambda: self.now, self.faults, pools, self._launched, self._ended, self._scheduled)
+        self.invariants = self.store.watch = self.ec2.watch = Invariants(self)
+        self.bucket = SimBucket(self.faults, self.invariants.baton.pruning)
         self.shell = Shell(self.store, self.ec2, self.policy, lambda: self.now, self.ec2, self.ec2)  # type: ignore[arg-type]
         self.c: Any = SimpleNamespace(
             store=self.store, shell=self.shell, policy=self.policy, clock=lambda: self.now, fleet=self.ec2,
-            meter=self.ec2, offers_for_later=self.priced, bucket=self, records=self, region="us-east-1", sts=self,
+            meter=self.ec2, offers_for_later=self.offers_if_old, offers_if_old=self.offers_if_old,
+            bucket=self.bucket, records=SimRecords(self._heard_at), acts=SimActs(), pruned={},
+            passed_at=None, listening_since=None, region="us-east-1", sts=self,
             telemetry=SimpleNamespace(count=lambda *_, **__: None, concerns=lambda *_: None),
             settings=SimpleNamespace(
                 instance_role="spot-relay-sim-instance", stage="sim", bucket="b", log_group="", time_scale=1.0,
                 account=ACCOUNT, run_role_arn=f"arn:aws:iam::{ACCOUNT}:role/spot-relay-sim-run",
             ),
         )  # fmt: skip
-        self.down = False
-        self.events = "deliver"  # or lose, duplicate
+        self._down = self._paused = False
+        self._since = self._before = start - timedelta(days=1)  # when the controller last went or came, and before that
+        self.post, self.routes = Post(self), Routes(self)
         self.agents: dict[str, Agent] = {}
-        self.whole: dict[tuple[str, int], list[int]] = {}  # checkpoints in S3, by run and attempt
+        self.by_attempt: dict[tuple[str, int], Agent] = {}
+        self.born: Callable[[Agent], None] = lambda agent: None  # what awaits an instance that was just launched
+        self.asked: Callable[[str, Attempt], None] = lambda run, attempt: None  # before a launch is asked for
         self.totals: dict[str, int] = {}
         self.happened = 0
-        self.recorded: list[str] = []
         self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        self._boots = itertools.cycle([1, 3, 2, 4])
+        turns = zip(itertools.cycle([15, 40, 25, 90]), itertools.cycle([20, 180, 60, 5, 240]), strict=False)
+        # Seconds until an instance's agent claims, and from then until it could restore.
+        self.boots: Callable[[Instance], tuple[float, float]] = lambda instance: next(turns)
         self.at(start + MINUTE, self._sweep_in_turn)
 
     # -- time -----------------------------------------------------------------------------------------------------------
@@ -94,190 +108,142 @@ class World:
             self.now, _, what = heapq.heappop(self._queue)
             what()
             self.happened += 1
-            self.check()
+            self.invariants.check()
         self.now = end
-        self.check()
+        self.invariants.check()
 
     # -- the controller, as Lambda runs it -----------------------------------------------------------------------------
 
+    @property
+    def down(self) -> bool:
+        return self._down
+
+    @down.setter
+    def down(self, down: bool) -> None:
+        if down != self._down:
+            self._down, self._before, self._since = down, self._since, self.now
+            self.story.tell(self.now, None, "the controller is away" if down else "the controller is back")
+            if not down and self._paused:
+                self._paused = False
+                self.at(self.now + timedelta(seconds=7), self._sweep_in_turn)
+
+    @property
+    def events(self) -> str:
+        return self.post.events
+
+    @events.setter
+    def events(self, events: str) -> None:
+        """deliver, lose or duplicate."""
+        self.post.events = events
+
     def invoke(self, act: Callable[[], Any]) -> Any:
-        """A request: None for a process that died, CallFailed for a 5xx."""
-        if self.down:
+        """A request. Raises Unreachable for a process that died, for a 5xx, and while the controller is away."""
+        if self._down:
             raise Unreachable
         try:
             return act()
         except (CallFailed, Died, Conflict) as error:
+            self.story.tell(self.now, None, f"an invocation ends with {type(error).__name__} {error}")
             raise Unreachable from error
-
-    def on_event(self, event: ev.Warned | ev.InstanceState, tries: int = 3) -> None:
-        """Asynchronous: tried three times, after a minute and after two (Lambda), unless it is lost."""
-        if self.events == "lose":
-            return
-        for _ in range(2 if self.events == "duplicate" else 1):
-            self._deliver(event, tries)
-
-    def _deliver(self, event: ev.Warned | ev.InstanceState, tries: int) -> None:
-        try:
-            self.invoke(lambda: self.shell.on_instance(event))
-        except Unreachable:
-            if tries > 1:
-                self.at(self.now + (4 - tries) * MINUTE, lambda: self._deliver(event, tries - 1))
 
     def _sweep_in_turn(self) -> None:
         """Each minute; while nothing is due it is skipped, which changes nothing but the time this takes."""
-        if not self.down:
-            self.sweep()
-        due = [run.deadline for run in self.store.saved.values() if run.deadline is not None]
-        calm = not any(i.running for i in self.ec2.instances.values())
-        wait = max(MINUTE, min([*(d - self.now for d in due), IDLE_LOOK])) if calm else MINUTE
+        if self._down:
+            self._paused = True
+            return
+        self.sweep()
+        wait = MINUTE
+        if not self.ec2.running:
+            due = [glance.due for glance in self.store.live_glances() if not glance.waits]
+            wait = max(MINUTE, min([*(d - self.now for d in due), IDLE_LOOK]))
         self.at(self.now + wait, self._sweep_in_turn)
 
     def sweep(self) -> None:
+        listed = [self._listed(i) for i in self.ec2.described()]
         try:
-            listed = [
-                self._listed(i) for i in self.ec2.instances.values() if i.running or self.now - i.ended_at < 60 * MINUTE
-            ]  # type: ignore[operator]
             self.store.ledger.open([self.month(self.now), self.month(calendar.turn(self.now, self.policy))])
-            report = sweep(self.shell, self.store.glances(), listed, self, self.now)
-            waiting = housekeeping.waiting_runs(self.shell, report.waiting)
-            raised_at = self.store.ledger.raised_at
-            housekeeping.resume(self.shell, waiting, self.free, raised_at, self.offers_of, self.now)
-        except (CallFailed, Died, Conflict):
-            pass  # the next minute goes on
+            around = Upkeep(self.c, self.now, listening_since(self.c, self.now))
+            report = sweep(self.shell, self.store.glances(), listed, around, self.now)
+            with report.kept("waiting runs"):
+                waiting = housekeeping.waiting_runs(self.shell, report.waiting)
+                raised_at = self.store.ledger.raised_at
+                housekeeping.resume(self.shell, waiting, self.free, raised_at, self.offers_of, self.now)
+        except (CallFailed, Died, Conflict) as error:
+            report = Report(failed={"pass": f"{type(error).__name__}: {error}"})  # the next minute goes on
+        self.invariants.swept(report)
 
     def _listed(self, i: Instance) -> Listed:
         state = "running" if i.running else "terminated"
         return Listed(i.instance_id, state, i.run, i.attempt, i.launched_at, i.protected, i.reason)
 
-    # -- sweep.Around, records, bucket, STS ----------------------------------------------------------------------------
+    # -- what the controller asks beside the table and EC2 --------------------------------------------------------------
 
-    def last_beats(self, run: Run) -> Mapping[int, datetime]:
-        """A living agent has been heard half a minute ago, if the controller was there to hear it."""
-        return {a.instance.attempt: self.now for a in self.agents.values() if a.alive and a.instance.run == run.name}
+    def _heard_at(self, run: str, attempt: int, played: datetime) -> datetime:
+        """An agent that lives beats each half minute; it is heard where the controller is there and the line stands."""
+        agent = self.by_attempt[run, attempt]
+        last = agent.dead_at or self.now
+        if not agent.connected or (agent.back_at and self.now - agent.back_at < HEARTBEAT):
+            last = min(last, agent.cut_at or last)
+        if self.now - self._since < HEARTBEAT:
+            last = min(last, self._before)
+        return max(played, last)
 
-    def glimpse(self, attempts: list[tuple[str, int]]) -> Mapping[tuple[str, int], datetime]:
-        return {agent.name: self.now for agent in self.agents.values() if agent.alive}
-
-    def untidy(self, glance: Glance) -> bool:
-        """Nothing is stored here."""
-        return False
-
-    def in_time(self) -> bool:
-        return True
-
-    def hand_over(self, runs: list[Glance]) -> bool:
-        """One invocation has all the time it needs."""
-        return False
-
-    def priced(self, run: Run) -> ev.Priced | None:
-        if run.status.ended or (run.offered_at and self.now - run.offered_at < self.policy.price_age):
+    def offers_if_old(self, run: Run) -> ev.Priced | None:
+        if run.offered_at and self.now - run.offered_at < self.policy.price_age:
             return None
         return self.offers_of(run)
 
     def offers_of(self, run: Run) -> ev.Priced | None:
         return None if self.ec2.silent else ev.Priced(self.ec2.offers(), self.now)
 
-    def prune(self, run: Run) -> None:
-        """Nothing is stored here."""
-
-    def record(self, what: str, news: News, run: Run | None) -> None:
-        self.recorded.append(what)
-
-    def heard(self, run: str, beat: Any) -> None:
-        """Heartbeats are not kept."""
-
-    def beats(self, run: str) -> dict[int, Any]:
-        """They are not kept."""
-        return {}
-
-    def left(self, *told: Any) -> None:
-        """Nor results."""
-
-    def published(self, run: Run, before: int) -> tuple[Counted, ...]:
-        fixed = {c.attempt for c in run.counted}
-        found = ((n, self.whole.get((run.name, n))) for n in range(1, before) if n not in fixed)
-        return tuple(Counted(n, max(steps)) for n, steps in found if steps)
-
-    def restorable(self, run: Run) -> list[Counted]:
-        found = []
-        for last in sorted(run.counted, key=lambda c: -c.attempt):
-            steps = self.whole.get((run.name, last.attempt), [])
-            found += [Counted(last.attempt, s) for s in sorted(steps, reverse=True) if s <= last.step]
-        return found
-
-    def source(self, run: str) -> None:
-        """Nothing is stored."""
-
     def assume_role(self, **asked: Any) -> dict[str, Any]:
-        keys = {"AccessKeyId": "", "SecretAccessKey": "", "SessionToken": "", "Expiration": self.now}
+        keys = {"AccessKeyId": CANARY, "SecretAccessKey": CANARY, "SessionToken": CANARY, "Expiration": self.now}
         return {"Credentials": keys}
 
-    # -- agents ---------------------------------------------------------------------------------------------------------
-
-    def claim(self, agent: Agent, ready: bool) -> dict[str, Any]:
-        body = ClaimRequest(ready=ready)
-        return self._agent(agent, lambda caller: agents.claim(self.c, caller, body))
-
-    def heartbeat(self, agent: Agent) -> dict[str, Any]:
-        told = {"step": agent.saved, "bytes": 1} if agent.saved is not None else None
-        body = HeartbeatRequest.model_validate(
-            {"phase": "train", "checkpoint": told, "notice_at": agent.instance.notice_ends_at}
-        )
-        return self._agent(agent, lambda caller: agents.heartbeat(self.c, caller, body))
-
-    def exit(self, agent: Agent, reason: str, drained: bool) -> dict[str, Any]:
-        body = ExitRequest.model_validate(
-            {"reason": reason, "message": "Over.", "code": 0, "step": agent.saved, "drained": drained}
-        )
-        return self._agent(agent, lambda caller: agents.leave(self.c, caller, body))
-
-    def _agent(self, agent: Agent, act: Callable[[agents.Caller], dict[str, Any]]) -> dict[str, Any]:
-        run, attempt = agent.name
-        role = self.c.settings.instance_role
-        arn = f"arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{agent.instance.instance_id}"
-        try:
-            answer: dict[str, Any] = self.invoke(lambda: act(agents.identify(self.c, arn, run, attempt)))
-        except ApiError as error:
-            if error.code == "retry":
-                raise Unreachable from error
-            return {"action": "superseded"}
-        return answer
-
-    def publish(self, agent: Agent, step: int) -> None:
-        self.whole.setdefault(agent.name, []).append(step)
-
-    def total_steps(self, run: str) -> int:
-        return self.totals[run]
+    # -- instances ------------------------------------------------------------------------------------------------------
 
     def _launched(self, instance: Instance) -> None:
-        agent = self.agents[instance.instance_id] = Agent(self, instance, next(self._boots) * MINUTE)
-        self.later(next(self._boots) * timedelta(seconds=30), agent, agent.boot)
+        boot, prepare = self.boots(instance)
+        agent = self.agents[instance.instance_id] = Agent(self, instance, timedelta(seconds=prepare))
+        self.by_attempt[agent.name] = agent
+        self.tell(agent, f"EC2 launches it in {instance.pool.name} for at most {instance.max_price} USD an hour")
+        self.invariants.started(instance)
+        self.later(timedelta(seconds=boot), agent, agent.boot)
+        self.born(agent)
 
     def _ended(self, instance: Instance) -> None:
+        self.tell(self.agents[instance.instance_id], f"it ends ({instance.reason})")
         for state, after in (("shutting-down", 1), ("terminated", 20)):
             event = ev.InstanceState(instance.instance_id, state)
-            self.at(self.now + timedelta(seconds=after), lambda event=event: self.on_event(event))  # type: ignore[misc]
+            self.at(self.now + timedelta(seconds=after), lambda event=event: self.post.send(event))  # type: ignore[misc]
 
     def _scheduled(self, instance_id: str, at: datetime) -> None:
         def fires() -> None:
             if self.ec2.entries.get(instance_id) == at:
                 del self.ec2.entries[instance_id]
+                self.tell_of(instance_id, "Scheduler ends it")
                 self.ec2.stop(instance_id, BY_USER)
 
         self.at(at + SCHEDULER_LATE, fires)
 
+    def tell(self, agent: Agent, text: str) -> None:
+        self.story.tell(self.now, agent.instance.run, f"attempt {agent.instance.attempt}, {text}")
+
+    def tell_of(self, instance_id: str, text: str) -> None:
+        self.tell(self.agents[instance_id], text)
+
     # -- what a person does, and what EC2 does -------------------------------------------------------------------------
 
-    def submit(self, name: str, cost_usd: Decimal, hours: int, *, wait: bool = False) -> None:
+    def submit(self, name: str, cost_usd: Decimal, hours: float, *, wait: bool = False) -> None:
         limits = Limits(cost_usd, timedelta(hours=2 * hours), 50, 3, wait_for_budget=wait)
         run = Run(
             name, f"u-{name}", Status.QUEUED, Reason.SUBMITTED, "Accepted.", self.now, "me", limits, self.now,
             offers=self.ec2.offers(), offered_at=self.now,
         )  # fmt: skip
-        self.totals[name] = hours * 3600
+        self.totals[name] = int(hours * 3600)
 
         def act() -> None:
-            self.store.create(run, SPEC, "hash")
+            self.store.create(run, {**SPEC}, "hash")
             self.shell.tell(name, ev.Submitted())
 
         self.ask(act)
@@ -287,25 +253,35 @@ class World:
         with contextlib.suppress(Unreachable):
             self.invoke(act)
 
-    def interrupt(self, instance: Instance, warned: bool) -> None:
+    def interrupt(self, instance: Instance, warned: bool, late: timedelta = timedelta()) -> None:
+        """EC2 takes an instance back; after a notice it may be `late`."""
         if not instance.running or instance.notice_ends_at:
             return
+        self.tell_of(instance.instance_id, f"EC2 interrupts it, {'with' if warned else 'without'} a notice")
+        self.invariants.interruptions += 1
         if not warned:
             self.ec2.stop(instance.instance_id, BY_EC2)
             return
         ends_at = instance.notice_ends_at = self.now + self.policy.notice
         self.agents[instance.instance_id].noticed()
-        self.at(self.now + timedelta(seconds=2), lambda: self.on_event(ev.Warned(instance.instance_id, ends_at)))
-        self.at(ends_at, lambda: self.ec2.stop(instance.instance_id, BY_EC2))
+        self.at(self.now + timedelta(seconds=2), lambda: self.post.send(ev.Warned(instance.instance_id, ends_at)))
+        self.at(ends_at + late, lambda: self.ec2.stop(instance.instance_id, BY_EC2))
+
+    def stray(self, run: str, attempt: int) -> None:
+        """An instance of ours that nothing accounts for, as after a table was put back: it does nothing but cost."""
+        instance = self.ec2.appear(run, attempt)
+        agent = self.agents[instance.instance_id] = Agent(self, instance, timedelta())
+        agent.hang(switch_fails=True)
+        self.story.tell(self.now, run, f"a stray appears: {instance.instance_id}, of attempt {attempt}")
 
     def price(self, pool: Pool, usd: Decimal) -> None:
         """The price moves; an instance whose cap it passes is taken back."""
         pool.prices.append((self.now, usd))
-        for instance in self.ec2.instances.values():
-            if instance.running and instance.pool is pool and usd > instance.max_price:
+        for instance in list(self.ec2.running.values()):
+            if instance.pool is pool and usd > instance.max_price:
                 self.interrupt(instance, warned=True)
 
-    # -- what must be true ----------------------------------------------------------------------------------------------
+    # -- the money ------------------------------------------------------------------------------------------------------
 
     def month(self, at: datetime) -> str:
         return calendar.month(at, self.policy)
@@ -313,28 +289,8 @@ class World:
     def free(self) -> Decimal:
         return self.store.ledger.month(self.month(self.now))["free"]
 
-    def check(self) -> None:
-        """I3, after everything that happens."""
-        for name, account in self.store.ledger.months.items():
-            assert account.settled + account.reserved <= account.limit, f"{name}: {account}"
-            assert account.free == account.limit - account.settled - account.reserved, f"{name}: {account}"
-            assert account.reserved >= 0
-            assert account.settled >= 0
-        for name, account in self.store.ledger.of_runs.items():
-            assert account.settled + account.reserved <= self.store.saved[name].limits.cost_usd
-            assert account.free == account.limit - account.settled - account.reserved
-        for run in self.store.saved.values():
-            for attempt in run.live:
-                instance = self.ec2.instances.get(attempt.instance_id or "")
-                if instance is not None and instance.running and attempt.lease:
-                    latest = attempt.lease.end + self.policy.grace + SCHEDULER_LATE + MINUTE
-                    assert self.now <= latest, f"{instance} outlives {attempt.lease}"
-
     def check_bill(self) -> None:
-        """What EC2 really charges is never more than what the ledger has settled and reserved, in any month."""
-        for name, usd in self.ec2.bill(self.now, self.month).items():
-            account = self.store.ledger.months[name]
-            assert usd <= account.settled + account.reserved, f"{name}: true {usd}, {account}"
+        self.invariants.check_bill()
 
     def settle_down(self, span: timedelta = timedelta(days=3)) -> None:
         """Everything works again: what is left to settle is settled."""
