@@ -79,11 +79,10 @@ class Controller:
         self.told: set[str] = set()  # thresholds that this process knows to be told
         self.pruned: dict[str, datetime] = {}  # by run: the newest checkpoint told of when it was pruned last
         self._quoted: dict[tuple[tuple[str, ...], str], tuple[datetime, tuple[Priced, ...] | str]] = {}
-        self.passed_at: datetime | None = (
-            None  # the last whole pass of the sweep, and since when none is missing before it
-        )
+        # Of the sweep's whole passes: the last one; since when none is missing before it; the last, when nothing was going on.
+        self.passed_at: datetime | None = None
         self.listening_since: datetime | None = None
-        self.idle_since: datetime | None = None  # the last whole pass of the sweep, when it found nothing going on
+        self.idle_since: datetime | None = None
 
     @property
     def region(self) -> str:
