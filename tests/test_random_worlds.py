@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from chalicelib.core import calendar
 from chalicelib.core import events as ev
-from chalicelib.core.model import Wanted
+from chalicelib.core.model import Reason, Wanted
 from chalicelib.ledger import LimitTooLow
 from tests.conftest import TRIED
 from tests.sim.ec2 import Instance
@@ -88,6 +88,10 @@ class Worlds(RuleBasedStateMachine):
     def events_come_late_and_overtake_each_other(self, delays: list[timedelta]) -> None:
         self.world.post.delays = delays
 
+    @rule(seconds=st.sampled_from([0, 5, 40, 150, 280]))
+    def ec2_describes_late_what_it_has_launched(self, seconds: int) -> None:
+        self.world.lag = seconds * SECOND
+
     @precondition(lambda self: self.running())
     @rule(data=st.data(), seconds=st.sampled_from([20, 100, 240, 1200, 7200]))
     def an_agent_loses_the_network(self, data: st.DataObject, seconds: int) -> None:
@@ -157,8 +161,9 @@ class Worlds(RuleBasedStateMachine):
             "cancel": ev.CancelAsked("me"),
         }
         self.world.ask(lambda: self.world.shell.tell(name, asked[what]))
-        wanted = self.world.store.saved[name].wanted
-        if (what, wanted) in (("suspend", Wanted.SUSPEND), ("cancel", Wanted.CANCEL)):
+        run = self.world.store.saved[name]
+        carried_out = run.wanted is {"suspend": Wanted.SUSPEND, "cancel": Wanted.CANCEL}.get(what)
+        if carried_out and run.wanted_reason is Reason.USER:
             self.world.invariants.asked_again(name, asked[what])
 
     @invariant()

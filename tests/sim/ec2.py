@@ -70,6 +70,7 @@ class Instance:
     reason: str = ""
     notice_ends_at: datetime | None = None
     protected: bool = False
+    listed_at: datetime | None = None  # until then DescribeInstances does not know it yet
 
     def __repr__(self) -> str:
         return f"{self.instance_id} of attempt {self.attempt} of {self.run}"
@@ -143,7 +144,10 @@ class SimEc2:
         assert attempt.launch
         token = attempt.launch.token
         if token in self.by_token:
-            known = self._tagged(run, attempt)  # also after IdempotentInstanceTerminated, as `fleet` looks
+            first = self.by_token[token]
+            if first.running:
+                return ev.Launched(attempt.number, token, first.instance_id, first.pool.name)
+            known = self._tagged(run, attempt)  # after IdempotentInstanceTerminated, as `fleet` looks
             if known is None:
                 raise Unanswered("IdempotentInstanceTerminated")
             return known
@@ -193,6 +197,8 @@ class SimEc2:
     def _tagged(self, run: str, attempt: Attempt) -> ev.Launched | None:
         assert attempt.launch
         for instance in self._by_tags.get((run, attempt.number), ()):
+            if self.lags(instance):
+                continue
             if instance.running or (instance.ended_at and self.clock() - instance.ended_at < HOUR):
                 return ev.Launched(attempt.number, attempt.launch.token, instance.instance_id, instance.pool.name)
         return None
@@ -239,8 +245,12 @@ class SimEc2:
         for instance in list(self._described.values()):
             if instance.ended_at and self.clock() - instance.ended_at >= HOUR:
                 del self._described[instance.instance_id]
-            else:
+            elif not self.lags(instance):
                 yield instance
+
+    def lags(self, instance: Instance) -> bool:
+        """Whether EC2 does not describe it yet: what a launch has answered is listed seconds later, now and then minutes."""
+        return instance.listed_at is not None and self.clock() < instance.listed_at
 
     def pool(self, offer: Offer) -> Pool:
         return next(p for p in self.pools if (p.instance_type, p.zone) == (offer.instance_type, offer.zone))

@@ -192,7 +192,8 @@ class Invariants:
         for instance in self.world.ec2.running.values():
             run = self.world.store.saved.get(instance.run)
             attempt = run.attempt(instance.attempt) if run else None
-            if run is None and self.world.now - instance.launched_at < self.world.policy.young:
+            young = run is None and self.world.now - instance.launched_at < self.world.policy.young
+            if young or self.world.ec2.lags(instance):
                 continue
             if attempt is None or not attempt.live or attempt.instance_id not in (instance.instance_id, None):
                 strays[instance.instance_id] = passes = self._strays.get(instance.instance_id, 0) + 1

@@ -159,6 +159,8 @@ class _Month:
             span = timedelta(seconds=rng.choice((20, 100, 240, 1200, 7200)))
             self.world.at(self.world.now + timedelta(hours=rng.uniform(0, 3)), lambda: agent.cut(span))
         agent.fails = rng.random() < 0.02
+        lag = Random(f"{self.plan.seed}/{run}/{number}/listed").choice((0, 0, 0, 5, 40, 150))
+        agent.instance.listed_at = self.world.now + lag * SECOND
 
     def _warned(self, agent: Agent, rng: Random) -> None:
         """Now and then EC2 is late, the network fails in the last minutes, or both: then a last word comes too late."""

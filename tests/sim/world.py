@@ -84,6 +84,7 @@ class World:
         self.by_attempt: dict[tuple[str, int], Agent] = {}
         self.born: Callable[[Agent], None] = lambda agent: None  # what awaits an instance that was just launched
         self.asked: Callable[[str, Attempt], None] = lambda run, attempt: None  # before a launch is asked for
+        self.lag = timedelta()  # until EC2 describes what it has launched
         self.totals: dict[str, int] = {}
         self.happened = 0
         self._queue: list[tuple[datetime, int, Callable[[], None]]] = []
@@ -203,6 +204,7 @@ class World:
     # -- instances ------------------------------------------------------------------------------------------------------
 
     def _launched(self, instance: Instance) -> None:
+        instance.listed_at = self.now + self.lag
         boot, prepare = self.boots(instance)
         agent = self.agents[instance.instance_id] = Agent(self, instance, timedelta(seconds=prepare))
         self.by_attempt[agent.name] = agent
