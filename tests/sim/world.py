@@ -134,7 +134,6 @@ class World:
 
     @events.setter
     def events(self, events: str) -> None:
-        """deliver, lose or duplicate."""
         self.post.events = events
 
     def invoke(self, act: Callable[[], Any]) -> Any:
