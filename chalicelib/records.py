@@ -58,10 +58,22 @@ class Records:
         self._skip = skip
 
     def heard(self, run: str, beat: Beat) -> None:
-        given = {"at": beat.at.isoformat(), "phase": beat.phase, "step": beat.step, "commit": beat.commit}
-        given |= {"metrics": _stored(beat.metrics), "checkpoint": _stored(beat.checkpoint)}
-        given |= {"checkpoint_at": beat.checkpoint_at.isoformat() if beat.checkpoint_at else None}
-        self._put(f"RUN#{run}", f"BEAT#{beat.attempt:04d}", {"attempt": beat.attempt, **given})
+        """Keep it in the place of the one before, whose `checkpoint_at` stays until another checkpoint is told of."""
+        given = {"attempt": beat.attempt, "at": beat.at.isoformat(), "phase": beat.phase, "step": beat.step}
+        given |= {"metrics": _stored(beat.metrics), "checkpoint": _stored(beat.checkpoint), "commit": beat.commit}
+        names = {f"#{name}": name for name in given}
+        kept = {f":{name}": value for name, value in given.items() if value is not None}
+        if beat.checkpoint_at:
+            names["#checkpoint_at"], kept[":checkpoint_at"] = "checkpoint_at", beat.checkpoint_at.isoformat()
+        parts = {"SET": ", ".join(f"#{name[1:]} = {name}" for name in kept)}
+        parts["REMOVE"] = ", ".join(f"#{name}" for name, value in given.items() if value is None)
+        self._client.update_item(
+            TableName=self._table,
+            Key=to_item({"pk": f"RUN#{run}", "sk": f"BEAT#{beat.attempt:04d}"}),
+            UpdateExpression=" ".join(f"{word} {what}" for word, what in parts.items() if what),
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=to_item(kept),
+        )
 
     def beats(self, run: str) -> dict[int, Beat]:
         """The last heartbeat of each attempt that sent one, read consistently."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from chalicelib import people
 from chalicelib.contracts import api
 from chalicelib.store import Store
+from chalicelib.upkeep import Upkeep
 from tests.controlled import BUCKET, SPEC, Deployed
 
 
@@ -34,6 +37,26 @@ def test_pruning_keeps_the_newest_that_count(stage: Deployed) -> None:
     gone = stage.c.bucket.prune(run, 2)
     assert [g.step for g in gone] == [30, 20, 10]
     assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]] == [50, 40]
+
+
+def test_a_heartbeat_after_the_one_that_told_of_a_checkpoint_does_not_keep_it_from_being_pruned(
+    stage: Deployed,
+) -> None:
+    stage.training()
+    for step in (10, 20, 30, 40):
+        stage.publish(1, step)
+        stage.beat(step=step, checkpoint={"step": step, "bytes": 1, "final": False})
+    stage.clock.now += timedelta(seconds=30)
+    stage.beat(step=45, checkpoint={"step": 40, "bytes": 1, "final": False}, metrics={"loss": 0.5})
+    run = stage.c.store.load(SPEC["name"])
+    assert run
+    Upkeep(stage.c, stage.clock.now, stage.clock.now).prune(run)
+    assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]] == [40, 30, 20]
+    (beat,) = stage.c.records.beats(SPEC["name"]).values()
+    assert (beat.step, beat.metrics, beat.checkpoint_at) == (45, {"loss": 0.5}, stage.clock.now - timedelta(seconds=30))
+    stage.beat(step=46)
+    (beat,) = stage.c.records.beats(SPEC["name"]).values()
+    assert (beat.checkpoint, beat.metrics) == (None, {})
 
 
 def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:
