@@ -42,7 +42,8 @@ doctor: .venv/.installed  ## what is wrong with a deployment, and how to mend it
 	$(PY) -m spotrelay.cli doctor $(ACCOUNT_OPTIONS) $(if $(ONLINE),--online)
 
 test: .venv/.installed  ## everything: unit, properties, contracts, and two rehearsals
-	$(PY) -m pytest
+	$(PY) -m pytest -m 'not alone' --numprocesses 2 --dist loadfile
+	$(PY) -m pytest -m alone
 
 fuzz: .venv/.installed  ## random worlds for every invariant, over 100,000 steps, and ten months (about ten minutes; SEED=)
 	HYPOTHESIS_PROFILE=fuzz MONTHS=10 $(PY) -m pytest tests/test_random_worlds.py tests/test_a_month.py --hypothesis-seed=$(SEED)
@@ -53,11 +54,11 @@ month: .venv/.installed  ## a thousand runs over a month, from one seed (SEED= R
 fuzz-api: .venv/.installed  ## random requests to the deployed API, for some minutes (SEED=)
 	API_EXAMPLES=100 $(PY) -m pytest tests/test_api_fuzz.py --hypothesis-seed=$(SEED)
 
-bench: .venv/.installed  ## the design's numbers, reached beside wanted (QUICK=1 a tenth of the runs, JSON=path)
-	$(PY) -m benchmarks $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON))
+bench: .venv/.installed  ## the design's numbers, reached beside wanted (about ten minutes; QUICK=1 three, ONLY=part, JSON=path)
+	$(PY) -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 
-faults: .venv/.installed  ## every fault at every AWS call of every scenario of a run's life (about three minutes)
-	SPOT_RELAY_FAULTS=all $(PY) -m pytest tests/test_every_fault.py
+faults: .venv/.installed  ## every fault at every AWS call, in the simulated world and through real clients (about ten minutes)
+	SPOT_RELAY_FAULTS=all $(PY) -m pytest --numprocesses 2 --dist load tests/test_every_fault.py tests/test_real_faults.py
 
 check: .venv/.installed  ## formatting, lint, types
 	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy

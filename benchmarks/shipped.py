@@ -51,8 +51,10 @@ def figures(times: int) -> list[Figure]:
         pairs = [(_seconds(_OURS, task), _seconds(_LEAST, task)) for _ in range(times)]
         ours, least = (statistics.median(column) for column in zip(*pairs, strict=True))
         return [
-            Figure("cold import of a warning's handler ÷ chalice + boto3's clients + Logger", ours / least, 1.15),
-            Figure("what a function ships, MB", packed.stat().st_size / 1e6, 6.0),
+            Figure(
+                "import", "cold import of a warning's handler ÷ chalice + boto3's clients + Logger", ours / least, 1.15
+            ),
+            Figure("bundle", "what a function ships, MB", packed.stat().st_size / 1e6, 6.0),
         ]
 
 

@@ -96,15 +96,17 @@ class Bucket:
         fixed = {c.attempt: c.step for c in run.counted}
         kept, gone = 0, []
         for number in reversed(self.attempts(run.name)):
-            seen_whole = False
+            seen_whole, going = False, []
             for step in sorted(self._steps(run.name, number), reverse=True):
                 is_whole = bool(self._head(checkpoint_prefix(run.name, number, step) + _MANIFEST))
                 counts = step <= fixed.get(number, step)
                 if is_whole and counts and kept < keep:
                     kept, seen_whole = kept + 1, True
                 elif kept >= keep or (not counts and kept) or (not is_whole and seen_whole):
-                    self._delete(checkpoint_prefix(run.name, number, step))
-                    gone.append(Counted(number, step))
+                    going.append(step)
+            if going:
+                self._delete(run.name, number, going)
+                gone += [Counted(number, step) for step in going]
         return gone
 
     def metrics(self, run: str, attempt: int, name: str) -> dict[str, Any] | None:
@@ -142,14 +144,22 @@ class Bucket:
             raise
         return head
 
-    def _delete(self, prefix: str) -> None:
-        # The manifest first: from then on the checkpoint does not exist, however far the rest gets.
-        self._s3.delete_object(Bucket=self.name, Key=prefix + _MANIFEST)
-        # Every version: what is hidden behind a delete marker would be charged for days.
-        pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix)
+    def _delete(self, run: str, attempt: int, steps: list[int]) -> None:
+        # The manifests first: from then on the checkpoints do not exist, however far the rest gets.
+        folders = tuple(checkpoint_prefix(run, attempt, step) for step in steps)
+        for folder in folders:
+            self._s3.delete_object(Bucket=self.name, Key=folder + _MANIFEST)
+        # Every version: what is hidden behind a delete marker would be charged for days. One list for all, since lists cost
+        # as much as uploads.
+        within = folders[0] if len(folders) == 1 else f"{run_prefix(run)}checkpoints/{attempt:04d}/"
+        pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=within)
         for page in pages:
             found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-            versions = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in found]
+            versions = [
+                {"Key": entry["Key"], "VersionId": entry["VersionId"]}
+                for entry in found
+                if entry["Key"].startswith(folders)
+            ]
             for first in range(0, len(versions), _MOST_DELETED):
                 batch = versions[first : first + _MOST_DELETED]
                 self._s3.delete_objects(Bucket=self.name, Delete={"Objects": batch, "Quiet": True})

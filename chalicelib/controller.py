@@ -77,7 +77,9 @@ class Controller:
         self.telemetry = Telemetry(settings.stage, self.policy)
         self.poison = Poison(lambda: self.acts, self.telemetry, clock)
         self.told: set[str] = set()  # thresholds that this process knows to be told
-        self.pruned: dict[str, datetime] = {}  # by run: the newest checkpoint told of when it was pruned last
+        self.pruned: dict[
+            str, tuple[datetime, datetime]
+        ] = {}  # by run: the newest checkpoint told of at its last pruning, and when
         self._quoted: dict[tuple[tuple[str, ...], str], tuple[datetime, tuple[Priced, ...] | str]] = {}
         # Of the sweep's whole passes: the last one; since when none is missing before it; the last, when nothing was going on.
         self.passed_at: datetime | None = None

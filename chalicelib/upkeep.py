@@ -11,7 +11,7 @@ from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
 from chalicelib.core.news import News
-from chalicelib.glances import Glance
+from chalicelib.glances import Glance, watched
 from chalicelib.instances import list_instances
 from chalicelib.records import Beat, Glimpse
 from chalicelib.slices import Others, Slice
@@ -19,6 +19,8 @@ from chalicelib.sweep import SLICE, Report, hand_over, look_after, sweep
 
 # An account in which nothing of ours is going on is looked at as a whole only so often: an idle minute costs next to nothing.
 _IDLE_EVERY = timedelta(minutes=10)
+# Looking for checkpoints to delete costs S3's dearest requests; what is kept a little longer costs nothing beside them.
+_PRUNE_EVERY = timedelta(minutes=10)
 
 
 def whole_pass(c: Controller, others: Others | None = None) -> Report:
@@ -100,7 +102,8 @@ class Upkeep:
 
     def untidy(self, glance: Glance) -> bool:
         glimpsed = (self._glimpsed.get((glance.name, a.number)) for a in glance.attempts)
-        return self._unpruned(glance.name, [g.checkpoint_at for g in glimpsed if g]) is not None
+        leaves = not any(a.heard for a in glance.attempts)
+        return self._unpruned(glance.name, [g.checkpoint_at for g in glimpsed if g], leaves) is not None
 
     def last_beats(self, run: Run) -> Mapping[int, datetime]:
         return {number: beat.at for number, beat in self._heard_of(run).items()}
@@ -113,8 +116,9 @@ class Upkeep:
         self._c.acts.record(what, news, self._c.clock(), run)
 
     def prune(self, run: Run) -> None:
-        """Only after a new checkpoint was told of, so that an idle minute lists nothing."""
-        told_at = self._unpruned(run.name, [beat.checkpoint_at for beat in self._heard_of(run).values()])
+        """Only after a new checkpoint was told of, so that an idle minute lists nothing; every ten minutes, and at the end."""
+        leaves = not any(watched(a).heard for a in run.live)
+        told_at = self._unpruned(run.name, [beat.checkpoint_at for beat in self._heard_of(run).values()], leaves)
         if told_at is None:
             return
         found = self._c.store.spec(run.name)
@@ -122,7 +126,7 @@ class Upkeep:
             with reading(f"RUN#{run.name}", "SPEC"):
                 keep = int(found[0]["checkpoint"]["keep"])
             self._c.bucket.prune(run, keep)
-            self._c.pruned[run.name] = told_at
+            self._c.pruned[run.name] = told_at, self._c.clock()
 
     def in_time(self) -> bool:
         return self._others is None or self._others.in_time()
@@ -133,12 +137,15 @@ class Upkeep:
         self._others.take(Slice(self._began, self.listening, runs))
         return True
 
-    def _unpruned(self, name: str, told: list[datetime | None]) -> datetime | None:
-        """When a checkpoint was last told of, if that was lately and this process has not pruned since."""
+    def _unpruned(self, name: str, told: list[datetime | None], leaves: bool) -> datetime | None:
+        """When a checkpoint was last told of, if that was lately and this process has not pruned since, nor a moment ago."""
+        now, every = self._c.clock(), _PRUNE_EVERY * self._c.settings.time_scale
         newest = max((at for at in told if at), default=None)
-        if newest is None or newest < self._c.clock() - self._c.policy.silence:
+        if newest is None or newest < now - every - self._c.policy.silence:
             return None
-        return None if self._c.pruned.get(name) == newest else newest
+        seen, at = self._c.pruned.get(name, (None, None))
+        too_soon = at is not None and now - at < every and not leaves
+        return None if too_soon or seen == newest else newest
 
     def _heard_of(self, run: Run) -> dict[int, Beat]:
         if not run.live:

@@ -27,13 +27,33 @@ settings.register_profile("hunt", settings.get_profile("default"), phases=[Phase
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of several hands on what it tried; sets go as text, which is all that is printed of them."""
+    if hasattr(session.config, "workeroutput"):
+        told = {name: found if isinstance(found, int) else sorted(map(str, found)) for name, found in TRIED.items()}
+        session.config.workeroutput["tried"] = told
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for name, found in getattr(node, "workeroutput", {}).get("tried", {}).items():
+        if isinstance(found, int):
+            TRIED[name] = TRIED.get(name, 0) + found
+        else:
+            TRIED[name] = TRIED.get(name, set()) | set(found)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if "faults" in TRIED:
         terminalreporter.write_line(
             f"faults: {TRIED['faults']:,} lives with a fault, at {len(TRIED['fault sites'])} lines that call AWS"
         )
-    for month in TRIED.get("months", ()):
-        terminalreporter.write_line(month.text())
+    if "real faults" in TRIED:
+        terminalreporter.write_line(
+            f"real calls: {TRIED['real faults']:,} lives with a fault, at {len(TRIED['real sites'])} sites that call AWS"
+        )
+    for month in sorted(TRIED.get("months", ())):
+        terminalreporter.write_line(month)
     if TRIED["steps"]:
         terminalreporter.write_line(
             f"random worlds: {TRIED['steps']:,} steps, {TRIED['events']:,} events, {TRIED['calls']:,} AWS calls, "
@@ -51,10 +71,10 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
         yield Store(client, TABLE, Decimal(20))
 
 
-def make_table(client: Any) -> None:
+def make_table(client: Any, name: str = TABLE) -> None:
     """The table as the template makes it."""
     client.create_table(
-        TableName=TABLE,
+        TableName=name,
         BillingMode="PAY_PER_REQUEST",
         KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
         AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk", "live")],

@@ -59,6 +59,35 @@ def test_a_heartbeat_after_the_one_that_told_of_a_checkpoint_does_not_keep_it_fr
     assert (beat.checkpoint, beat.metrics) == (None, {})
 
 
+def test_pruning_waits_for_ten_minutes_and_not_at_the_end(stage: Deployed) -> None:
+    stage.training()
+
+    def pruned_to(step: int) -> list[int]:
+        stage.publish(1, step)
+        stage.beat(step=step, checkpoint={"step": step, "bytes": 1, "final": False})
+        run = stage.c.store.load(SPEC["name"])
+        assert run
+        Upkeep(stage.c, stage.clock.now, stage.clock.now).prune(run)
+        return [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]]
+
+    for step in (10, 20, 30):
+        stage.publish(1, step)
+    assert pruned_to(40) == [40, 30, 20]
+    stage.clock.now += timedelta(minutes=5)
+    assert pruned_to(50) == [50, 40, 30, 20]
+    assert pruned_to(60) == [60, 50, 40, 30, 20]
+    stage.clock.now += timedelta(minutes=5)
+    assert pruned_to(70) == [70, 60, 50]
+    stage.clock.now += timedelta(minutes=1)
+    stage.publish(1, 80)
+    stage.beat(step=80, checkpoint={"step": 80, "bytes": 1, "final": True})
+    stage.leave(reason="done", step=80)
+    run = stage.c.store.load(SPEC["name"])
+    assert run
+    Upkeep(stage.c, stage.clock.now, stage.clock.now).prune(run)
+    assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]] == [80, 70, 60]
+
+
 def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:
     """In a versioned bucket a plain delete hides an object, and AWS goes on charging it."""
     stage.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})

@@ -15,6 +15,8 @@ from spotrelay.rehearsal.conduct import Show
 from spotrelay.rehearsal.ec2_processes import belonging
 from spotrelay.rehearsal.rehearse import Options, rehearse
 
+pytestmark = pytest.mark.alone
+
 # Half as long as `make rehearse`: the same job, half the steps, a little faster.
 SHORT = {"--total_timesteps 400000": "--total_timesteps 200000", "--pace 1": "--pace 0.8"}
 

@@ -15,6 +15,8 @@ from spotrelay.rehearsal.bill import Life, Priced
 from spotrelay.rehearsal.rehearse import Options, Setting, grouped, rehearse
 from tests.test_rehearsal import Lines
 
+pytestmark = pytest.mark.alone
+
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 POOL = ("c6i.xlarge", "us-east-1a")
 PRICES = {POOL: [Priced(NOON - timedelta(hours=6), Decimal("3.6"))]}

@@ -15,6 +15,7 @@ from chalicelib.core.model import PriceSource, Rates, Reason, Run, Usage
 from chalicelib.store import Conflict, Exists, OverLimit, Store
 from tests.conftest import TABLE
 from tests.core_world import POLICY, START, World, new_run
+from tests.hooks import counted
 
 
 def launch(store: Store, run: Run) -> Run:
@@ -106,3 +107,15 @@ def test_only_runs_with_something_left_to_do_are_live(store: Store) -> None:
 def test_the_timeline_is_in_order(store: Store) -> None:
     launch(store, store.create(new_run(), {}, "abc"))
     assert [e["message"] for e in store.timeline("cloud_prod_001")[0]] == ["Accepted.", "Launched."]
+
+
+def test_a_change_that_moves_nothing_but_the_run_costs_half(store: Store) -> None:
+    """DynamoDB charges a transaction's writes twice; a heartbeat's new step is the run's most frequent change."""
+    run = store.create(new_run(), {"name": "x"}, "hash")
+    asked = counted(store._client, ["PutItem", "TransactWriteItems"])
+    saved = store.save(run, replace(run, refusals=1), START, POLICY)
+    assert asked == ["PutItem"]
+    assert store.load(run.name) == saved
+    with pytest.raises(Conflict):
+        store.save(run, replace(run, refusals=2), START, POLICY)
+    assert store.load(run.name) == saved

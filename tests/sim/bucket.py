@@ -60,10 +60,10 @@ class SimBucket(Bucket):
         run, attempt, step = _parsed(key)
         return {"ContentLength": 1} if step in self.steps.get((run, attempt), ()) else None
 
-    def _delete(self, prefix: str) -> None:
-        run, attempt, step = _parsed(prefix)
-        self._pruning(run, attempt, step)
-        self.steps[run, attempt].remove(step)
+    def _delete(self, run: str, attempt: int, steps: list[int]) -> None:
+        for step in steps:
+            self._pruning(run, attempt, step)
+            self.steps[run, attempt].remove(step)
 
 
 def _parsed(key: str) -> tuple[str, int, int]:

@@ -106,12 +106,9 @@ def still(directory: Path, file: Found) -> bool:
 
 def sha256(directory: Path, file: Found) -> str:
     """The file's hash, hex. Raises Changed if it isn't the file that was looked at, before or after reading."""
-    digest = hashlib.sha256()
-    read = 0
-    with opened(directory, file) as descriptor, os.fdopen(os.dup(descriptor), "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-            read += len(chunk)
+    with opened(directory, file) as descriptor, os.fdopen(os.dup(descriptor), "rb", buffering=0) as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+        read = stream.tell()
     if read != file.bytes or not still(directory, file):
         raise Changed(file.path)
     return digest.hexdigest()

@@ -1,0 +1,129 @@
+"""Every call that clients of botocore make, numbered, with the controller's lines that asked; and a fault at one of them.
+
+The fault is what botocore's caller sees once botocore's own retries are over. `happens twice` is below that: the request reaches
+AWS once more, as after an answer that was lost, and the second answer is the one that is seen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from botocore.exceptions import ReadTimeoutError
+from moto.core.botocore_stubber import BotocoreStubber
+
+from tests.sim.faults import Died
+
+_OURS = f"{os.sep}chalicelib{os.sep}"
+_THROTTLED = {"ec2": "RequestLimitExceeded", "s3": "SlowDown", "sns": "Throttled"}
+_LATE = ReadTimeoutError(endpoint_url="https://aws.example")
+
+
+class Kind(StrEnum):
+    FAILS = "fails"  # 500, and nothing was done
+    THROTTLED = "throttled"
+    TIMES_OUT = "times out"  # no answer, and nothing was done
+    ANSWER_LOST = "answer lost"  # no answer, and it was done
+    TWICE = "happens twice"
+    DIES_BEFORE = "dies before"
+    DIES_AFTER = "dies after"
+
+
+class Calls:
+    """`arm(n, kind)`: the n-th call meets a fault. `sites` names all calls, the operation with the lines that asked for it."""
+
+    def __init__(self, session: Any) -> None:
+        session.events.register_first("before-call", self._before)
+        session.events.register_last("after-call", self._after)
+        self.answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # by EC2's operation, in moto's place
+        self.begin()
+
+    def begin(self, n: int = 0, kind: Kind | None = None) -> None:
+        """Count from one again."""
+        self.sites: list[str] = []
+        self._at, self._kind, self._met, self._paused = n, kind, False, False
+
+    def pause(self) -> None:
+        """What is called from now on is the test's own."""
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+
+    def _before(self, model: Any, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]] | None:
+        service, operation = model.service_model.service_name, model.name
+        if self._paused:
+            return self._of_ec2(operation, params["body"]) if operation in self.answers else None
+        self.sites.append(f"{service}.{operation} at {_asker()}")
+        self._met = len(self.sites) == self._at
+        if self._met:
+            match self._kind:
+                case Kind.FAILS:
+                    return _error(500, "InternalError" if service in ("ec2", "s3") else "InternalServerError")
+                case Kind.THROTTLED:
+                    return _error(400, _THROTTLED.get(service, "ThrottlingException"))
+                case Kind.TIMES_OUT:
+                    raise _LATE
+                case Kind.DIES_BEFORE:
+                    raise Died(operation)
+        if service == "ec2" and operation in self.answers:
+            return self._of_ec2(operation, params["body"])
+        return None
+
+    def _of_ec2(self, operation: str, asked: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        answer = self.answers[operation](asked)
+        if self._met and self._kind is Kind.TWICE:
+            answer = self.answers[operation](asked)
+        if "Error" in answer:
+            return _error(400, answer["Error"])
+        return SimpleNamespace(status_code=200), answer
+
+    def _after(self, **_: Any) -> None:
+        if self._met and not self._paused:
+            self._met = False
+            if self._kind is Kind.ANSWER_LOST:
+                raise _LATE
+            if self._kind is Kind.DIES_AFTER:
+                raise Died
+
+    @contextmanager
+    def doubled(self) -> Iterator[None]:
+        """What moto answers is asked of it twice where the armed kind says so."""
+        answer = BotocoreStubber.__call__
+
+        def twice(stubber: Any, *given: Any, **named: Any) -> Any:
+            first = answer(stubber, *given, **named)
+            if not (self._met and self._kind is Kind.TWICE and first is not None):
+                return first
+            _rewind(named)
+            return answer(stubber, *given, **named)
+
+        with patch.object(BotocoreStubber, "__call__", twice):
+            yield
+
+
+def _rewind(named: dict[str, Any]) -> None:
+    body = getattr(named.get("request"), "body", None)
+    if hasattr(body, "seek"):
+        body.seek(0)
+
+
+def _error(status: int, code: str) -> tuple[Any, dict[str, Any]]:
+    error = {"Error": {"Code": code, "Message": "For a test."}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return SimpleNamespace(status_code=status), error
+
+
+def _asker() -> str:
+    """The controller's lines on the way to the call, innermost first."""
+    frame, lines = sys._getframe(2), []
+    while frame is not None and len(lines) < 3:
+        if _OURS in frame.f_code.co_filename:
+            lines.append(f"{frame.f_code.co_filename.rpartition(_OURS)[2]}:{frame.f_lineno}")
+        frame = frame.f_back  # type: ignore[assignment]
+    return " < ".join(lines)
