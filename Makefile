@@ -57,8 +57,9 @@ fuzz-api: .venv/.installed  ## random requests to the deployed API, for some min
 bench: .venv/.installed  ## the design's numbers, reached beside wanted (about ten minutes; QUICK=1 three, ONLY=part, JSON=path)
 	$(PY) -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 
-faults: .venv/.installed  ## every fault at every AWS call, in the simulated world and through real clients (about ten minutes)
-	SPOT_RELAY_FAULTS=all $(PY) -m pytest --numprocesses 2 --dist load tests/test_every_fault.py tests/test_real_faults.py
+faults: .venv/.installed  ## every fault at every AWS call of controller and agent, simulated and real (about ten minutes)
+	SPOT_RELAY_FAULTS=all $(PY) -m pytest --numprocesses 2 --dist load tests/test_every_fault.py tests/test_real_faults.py \
+	  tests/test_agent_under_attack.py tests/test_agent_at_scale.py
 
 check: .venv/.installed  ## formatting, lint, types
 	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy

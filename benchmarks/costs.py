@@ -5,10 +5,8 @@ The real sweep and the real heartbeats run in virtual time against moto; what th
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from types import SimpleNamespace
@@ -16,10 +14,9 @@ from typing import Any
 from unittest.mock import patch
 
 from moto import mock_aws
-from moto.core.botocore_stubber import BotocoreStubber
 
 from benchmarks.figure import Figure
-from benchmarks.metered import Meter
+from benchmarks.metered import Meter, processor
 from chalicelib.controller import Controller
 from chalicelib.store import Store
 from chalicelib.telemetry import logger
@@ -64,7 +61,7 @@ def _idle_hour() -> tuple[dict[str, Decimal], dict[str, Any]]:
     house = House()
     _minutes(house.c, house.clock, lambda: None)
     meter = Meter(_clients(house.c))
-    with _processor() as taken:
+    with processor() as taken:
         _minutes(house.c, house.clock, lambda: None)
     return meter.usd(60, taken[0]), _counted(meter, taken[0])
 
@@ -94,7 +91,7 @@ def _training_hour() -> tuple[dict[str, Decimal], dict[str, Any]]:
     _minutes(stage.c, stage.clock, twice, MINUTE - 2 * _BEAT)
     meter = Meter([client, *_clients(stage.c)])
     before = beats
-    with _processor() as taken:
+    with processor() as taken:
         _minutes(stage.c, stage.clock, twice, MINUTE - 2 * _BEAT)
     beats -= before
     return meter.usd(60 + beats, taken[0], requests=beats), _counted(meter, taken[0])
@@ -110,27 +107,6 @@ def _minutes(c: Controller, clock: Any, meanwhile: Callable[[], None], rest: tim
 
 def _clients(c: Controller) -> list[Any]:
     return [c.dynamodb, c.ec2, c.s3, c.sts, c.sns]
-
-
-@contextlib.contextmanager
-def _processor() -> Iterator[list[float]]:
-    """Seconds of a core for what is done within, without moto's share: [them], once it is over."""
-    taken: list[float] = []
-    motos = 0.0
-    answer = BotocoreStubber.__call__
-
-    def timed(self: Any, *given: Any, **named: Any) -> Any:
-        nonlocal motos
-        began = time.process_time()
-        try:
-            return answer(self, *given, **named)
-        finally:
-            motos += time.process_time() - began
-
-    began = time.process_time()
-    with patch.object(BotocoreStubber, "__call__", timed):
-        yield taken
-    taken.append(time.process_time() - began - motos)
 
 
 def _running(stage: Deployed) -> tuple[Any, dict[str, Any]]:

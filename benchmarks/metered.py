@@ -7,12 +7,17 @@ tier (aws.amazon.com, pricing pages of each service, 2026).
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from math import ceil
 from typing import Any
+from unittest.mock import patch
+
+from moto.core.botocore_stubber import BotocoreStubber
 
 LAMBDA_REQUEST, LAMBDA_GB_S = Decimal("0.0000002"), Decimal("0.0000166667")
 API_REQUEST = Decimal("0.0000035")
@@ -112,3 +117,24 @@ def _read(operation: str, answer: dict[str, Any]) -> float:
     if operation == "BatchGetItem":
         return sum(_units([item], 4) for items in answer["Responses"].values() for item in items)
     return _units(answer["Items"], 4) if operation in ("Query", "Scan") else 0
+
+
+@contextlib.contextmanager
+def processor() -> Iterator[list[float]]:
+    """Seconds of a core for what is done within, without moto's share: [them], once it is over."""
+    taken: list[float] = []
+    motos = 0.0
+    answer = BotocoreStubber.__call__
+
+    def timed(self: Any, *given: Any, **named: Any) -> Any:
+        nonlocal motos
+        began = time.process_time()
+        try:
+            return answer(self, *given, **named)
+        finally:
+            motos += time.process_time() - began
+
+    began = time.process_time()
+    with patch.object(BotocoreStubber, "__call__", timed):
+        yield taken
+    taken.append(time.process_time() - began - motos)

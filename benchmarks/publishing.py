@@ -17,7 +17,8 @@ from pathlib import Path
 
 from benchmarks.figure import Figure
 
-_AGENT = Path(__file__).parent.parent / "userdata/agent"
+_ROOT = Path(__file__).parent.parent
+_AGENT = _ROOT / "userdata/agent"
 _MEBIBYTE = 1024 * 1024
 _QUICK, _WHOLE = (256, 3), (1024, 5)  # MiB, and how often
 
@@ -25,7 +26,7 @@ _QUICK, _WHOLE = (256, 3), (1024, 5)  # MiB, and how often
 def figures(quick: bool) -> list[Figure]:
     mebibytes, times = _QUICK if quick else _WHOLE
     size = mebibytes * _MEBIBYTE
-    with tempfile.TemporaryDirectory() as folder, _sink(Path(folder)) as endpoint:
+    with tempfile.TemporaryDirectory() as folder, sink(Path(folder)) as endpoint:
         taken = [
             (_published(Path(folder), n, size, endpoint), _uploaded(Path(folder), n, size, endpoint))
             for n in range(times)
@@ -47,21 +48,21 @@ def _published(folder: Path, n: int, size: int, endpoint: str) -> float:
     """Seconds; in a process of its own, as the agent is one."""
     path = _fresh(folder / f"ours-{n}" / "step_1" / "model", size)
     command = [sys.executable, "-c", _PUBLISH, str(path.parents[1]), endpoint]
-    done = subprocess.run(command, env=_environment(folder), capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(folder), capture_output=True, text=True)
     path.unlink()
     if done.returncode:
         raise RuntimeError(done.stderr)
     return float(done.stdout)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(_AGENT), "AWS_CA_BUNDLE": str(folder / "ca.pem")}
 
 
 def _uploaded(folder: Path, n: int, size: int, endpoint: str) -> float:
     path = _fresh(folder / f"boto3-{n}" / "model", size)
     command = [sys.executable, "-c", _UPLOAD, str(path), endpoint]
-    done = subprocess.run(command, env=_environment(folder), capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(folder), capture_output=True, text=True)
     path.unlink()
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -109,11 +110,12 @@ def _fresh(path: Path, size: int) -> Path:
 
 
 @contextlib.contextmanager
-def _sink(folder: Path) -> Iterator[str]:
-    server = subprocess.Popen([sys.executable, "-m", "benchmarks.sink", str(folder)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        yield server.stdout.readline().strip()
-    finally:
-        server.kill()
-        server.wait()
+def sink(folder: Path) -> Iterator[str]:
+    """The address of a sink; its certificate is in the folder (`environment`)."""
+    command = [sys.executable, "-m", "benchmarks.sink", str(folder)]
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield server.stdout.readline().strip()
+        finally:
+            server.kill()

@@ -52,6 +52,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(
             f"real calls: {TRIED['real faults']:,} lives with a fault, at {len(TRIED['real sites'])} sites that call AWS"
         )
+    if "agent faults" in TRIED:
+        terminalreporter.write_line(
+            f"agent: {TRIED['agent faults']:,} lives with a fault at a request to S3, at "
+            f"{len(TRIED['agent requests'])} kinds of request"
+        )
     for month in sorted(TRIED.get("months", ())):
         terminalreporter.write_line(month)
     if TRIED["steps"]:

@@ -6,6 +6,7 @@ checkpoint it started from, are copied inside S3 and not sent again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -18,13 +19,15 @@ from typing import Any
 
 import beneath
 import scan
-from failures import ManifestConflict, TornCheckpoint
+from failures import Failure, ManifestConflict, TornCheckpoint
 from s3transfer.exceptions import S3DownloadFailedError
 from scan import Changed, Found, Signature
 from store import Bucket
 
 MANIFEST = "MANIFEST.json"
 _SMALL = 8 * 1024 * 1024
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_AT_ONCE = 8  # files that are restored at the same time
 _LONGEST_PATH = 800  # a key has 1024 bytes at most
 
 
@@ -207,8 +210,8 @@ class Publisher:
 def restore(bucket: Bucket, prefix: str, directory: Path) -> tuple[Manifest, Path]:
     """Download a checkpoint, verify every byte, then move it into place. Gives its manifest and its path on disk.
 
-    Raises TornCheckpoint when the manifest or any file is missing, longer, shorter or different (I4): then nothing is
-    left behind in `directory`.
+    Raises TornCheckpoint when the manifest or any file is missing, longer, shorter or different (I4), and Failure when the
+    disk has no room for it: then nothing is left behind in `directory`.
     """
     body = bucket.get(prefix + MANIFEST)
     if body is None:
@@ -220,22 +223,14 @@ def restore(bucket: Bucket, prefix: str, directory: Path) -> tuple[Manifest, Pat
     temporary = Path(tempfile.mkdtemp(prefix=".restore-", dir=directory))
     temporary.chmod(0o755)
     try:
-        for file in manifest.files:
-            target = temporary / file.path
-            try:
-                bucket.download(prefix + file.path, target)
-            except S3DownloadFailedError as error:
-                raise TornCheckpoint(f"{file.path} changed while it was read: {error}.") from error
-            except Exception as error:
-                if _missing(error):
-                    raise TornCheckpoint(f"{file.path} is missing.") from error
-                raise
-            digest = hashlib.sha256()
-            with target.open("rb") as stream:
-                while chunk := stream.read(scan.CHUNK):
-                    digest.update(chunk)
-            if target.stat().st_size != file.bytes or digest.hexdigest() != file.sha256:
-                raise TornCheckpoint(f"{file.path} differs from its manifest.")
+        # At once, as S3 takes tens of milliseconds for each, and all training waits.
+        with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="restore") as pool:
+            for fetched in [pool.submit(_fetch, bucket, prefix, file, temporary) for file in manifest.files]:
+                try:
+                    fetched.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
         for entry in sorted(temporary.iterdir()):
             place = directory / entry.name
             if place.is_dir() and not place.is_symlink():
@@ -246,6 +241,30 @@ def restore(bucket: Bucket, prefix: str, directory: Path) -> tuple[Manifest, Pat
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return manifest, directory / main_entry(manifest)
+
+
+def _fetch(bucket: Bucket, prefix: str, file: File, into: Path) -> None:
+    """Download one file and verify it. Raises TornCheckpoint, and Failure when the disk has no room for it."""
+    target = into / file.path
+    try:
+        bucket.download(prefix + file.path, target)
+    except S3DownloadFailedError as error:
+        raise TornCheckpoint(f"{file.path} changed while it was read: {error}.") from error
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise Failure(
+            "checkpoint_dir",
+            f"The disk has no room for {prefix}{file.path}, {file.bytes:,} bytes: choose a larger resources.disk_gb.",
+        ) from error
+    except Exception as error:
+        if _missing(error):
+            raise TornCheckpoint(f"{file.path} is missing.") from error
+        raise
+    with target.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if target.stat().st_size != file.bytes or digest != file.sha256:
+        raise TornCheckpoint(f"{file.path} differs from its manifest.")
 
 
 def main_entry(manifest: Manifest) -> str:

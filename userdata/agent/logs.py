@@ -5,6 +5,7 @@ S3 has all of it; CloudWatch Logs is a convenience, and its trouble is never the
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +33,8 @@ class Log:
     def say(self, text: str) -> None:
         at = self._clock.now().isoformat(timespec="milliseconds")
         line = self._redact(f"spot-relay: {at} {text}\n")
-        self.stream.write(line.encode("utf-8", "replace"))
+        with contextlib.suppress(OSError):  # a full disk: whoever speaks has more to do, and the console hears it
+            self.stream.write(line.encode("utf-8", "replace"))
         print(line, end="", flush=True)
 
     def tail(self, most: int = 400) -> str:

@@ -18,6 +18,7 @@ from failures import Leave
 from imds import Imds, ImdsError
 
 DRAIN_BEFORE_LEASE_END_S = 240
+NOTICE_S = 120
 POLL_S = 5
 BEAT_S = 30  # until the controller says how often
 LEAST_BEAT_S = 0.2
@@ -189,7 +190,8 @@ class Pulse:
             return
         with self._lock:
             self._notice = ends_at
-            left = (ends_at - self._clock.now()).total_seconds()
+            # EC2 never gives more than two minutes: a clock that has gone back must not lengthen them.
+            left = min((ends_at - self._clock.now()).total_seconds(), self._clock.scaled(NOTICE_S))
             self._notice_until = self._clock.monotonic() + max(0.0, left)
             self._next_beat = 0.0
         self._say(f"EC2 takes the instance back at {ends_at:%H:%M:%SZ}, in {left:.0f} s; training goes on")

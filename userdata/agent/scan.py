@@ -19,7 +19,6 @@ import beneath
 
 _DEEPEST = 64
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
-CHUNK = 4 * 1024 * 1024
 SAMPLE = 64 * 1024
 
 

@@ -1,0 +1,114 @@
+"""A server in front of another that does to single requests what networks and AWS do; requests are numbered as they come."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+_SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+
+
+class Kind(StrEnum):
+    BURST = "503 in a burst"  # this one and the two after it, as they are tried again
+    LONG_BURST = "503 for longer than anybody tries"
+    RESET = "reset"  # the connection is cut, and nothing was done
+    ANSWER_LOST = "answer lost"  # done, and the connection is cut
+    TWICE = "happens twice"
+    CUT = "cut in the middle"  # the answer's body ends too soon
+
+
+_BURSTS = {Kind.BURST: 3, Kind.LONG_BURST: 40}
+
+
+class Flaky:
+    """`arm(n, kind)`: the n-th request from now meets it. `seen` lists the requests (method and path) since then."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = urlsplit(upstream).netloc
+        self._lock = threading.Lock()
+        self.arm()
+        flaky = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                """Nothing is said."""
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except ConnectionError:
+                    self.close_connection = True
+
+            def _any(self) -> None:
+                flaky.handle(self)
+
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _any
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def arm(self, n: int = 0, kind: Kind | None = None) -> None:
+        with self._lock:
+            self.seen: list[str] = []
+            self._at, self._kind = n, kind
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def handle(self, asked: BaseHTTPRequestHandler) -> None:
+        body = asked.rfile.read(int(asked.headers.get("content-length") or 0))
+        with self._lock:
+            self.seen.append(f"{asked.command} {asked.path}")
+            ahead = len(self.seen) - self._at
+        kind = self._kind if self._at and 0 <= ahead < _BURSTS.get(self._kind or Kind.RESET, 1) else None
+        if kind in _BURSTS:
+            _reply(asked, 503, [("content-type", "application/xml")], _SLOW_DOWN)
+            return
+        if kind is Kind.RESET:
+            _cut(asked)
+            return
+        status, headers, answer = self._ask(asked, body)
+        if kind is Kind.TWICE:
+            status, headers, answer = self._ask(asked, body)
+        if kind is Kind.ANSWER_LOST:
+            _cut(asked)
+            return
+        _reply(asked, status, headers, answer, whole=kind is not Kind.CUT)
+
+    def _ask(self, asked: BaseHTTPRequestHandler, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(self._upstream)
+        try:
+            connection.request(asked.command, asked.path, body, dict(asked.headers))
+            answer = connection.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            connection.close()
+
+
+def _reply(
+    asked: BaseHTTPRequestHandler, status: int, headers: list[tuple[str, str]], body: bytes, whole: bool = True
+) -> None:
+    asked.send_response(status)
+    of_head = next((value for name, value in headers if name.lower() == "content-length"), "0")
+    for name, value in headers:
+        if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+            asked.send_header(name, value)
+    asked.send_header("content-length", of_head if asked.command == "HEAD" else str(len(body)))
+    asked.end_headers()
+    asked.wfile.write(body if whole else body[: len(body) // 2])
+    if not whole:
+        _cut(asked)
+
+
+def _cut(asked: BaseHTTPRequestHandler) -> None:
+    asked.close_connection = True
+    asked.wfile.flush()
+    asked.connection.shutdown(socket.SHUT_RDWR)
