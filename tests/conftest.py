@@ -54,7 +54,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
     if "agent faults" in TRIED:
         terminalreporter.write_line(
-            f"agent: {TRIED['agent faults']:,} lives with a fault at a request to S3, at "
+            f"agent: {TRIED['agent faults']:,} calls with a fault at a request, at "
             f"{len(TRIED['agent requests'])} kinds of request"
         )
     for month in sorted(TRIED.get("months", ())):
