@@ -60,8 +60,8 @@ def stage(store: Store) -> Waits:
     [
         ("acts", "TransactWriteItems", ["InternalServerError"]),
         ("runs", "Scan", ["InternalServerError"]),
+        ("runs", "PutItem", ["InternalServerError"]),
         ("runs", "TransactWriteItems", [None, "InternalServerError"]),
-        ("runs", "TransactWriteItems", [None, None, "InternalServerError"]),
     ],
     ids=["the act", "which runs wait", "today's offers", "the resumption"],
 )
