@@ -20,6 +20,7 @@ import beneath
 _DEEPEST = 64
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 SAMPLE = 64 * 1024
+_CHUNK = 4 * 1024 * 1024  # large: between two the hash waits for its turn among the threads that send
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,11 @@ def still(directory: Path, file: Found) -> bool:
 
 def sha256(directory: Path, file: Found) -> str:
     """The file's hash, hex. Raises Changed if it isn't the file that was looked at, before or after reading."""
+    digest, read, buffer = hashlib.sha256(), 0, memoryview(bytearray(min(_CHUNK, file.bytes + 1)))
     with opened(directory, file) as descriptor, os.fdopen(os.dup(descriptor), "rb", buffering=0) as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-        read = stream.tell()
+        while count := stream.readinto(buffer):
+            digest.update(buffer[:count])
+            read += count
     if read != file.bytes or not still(directory, file):
         raise Changed(file.path)
     return digest.hexdigest()
