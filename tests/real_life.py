@@ -188,11 +188,7 @@ class Life:
             agent.machine.notice_ends_at = self.clock.now + timedelta(minutes=2)
             self._events.append((ev.Warned(agent.machine.instance_id, agent.machine.notice_ends_at), 3))
         if agent.step == TOTAL:
-            self._clients["s3"].put_object(
-                Bucket=self.settings.bucket,
-                Key=f"runs/{NAME}/results/{agent.number:04d}/metrics.json",
-                Body=b'{"loss": 1}',
-            )
+            self._put(f"results/{agent.number:04d}/metrics.json", b'{"loss": 1}')
             agent.leaving = "done"
             return
         agent.beats += 1
@@ -208,12 +204,15 @@ class Life:
             agent.leaving = answer["reason"] or "handoff"
 
     def _publish(self, agent: Agent, final: bool = False) -> None:
-        key = f"runs/{NAME}/checkpoints/{agent.number:04d}/{agent.step:012d}/MANIFEST.json"
-        self.calls.pause()
-        self._clients["s3"].put_object(Bucket=self.settings.bucket, Key=key, Body=b"{}")
-        self.calls.resume()
+        self._put(f"checkpoints/{agent.number:04d}/{agent.step:012d}/MANIFEST.json", b"{}")
         self.published.setdefault(agent.number, []).append(agent.step)
         agent.told = {"step": agent.step, "bytes": 2, "final": final}
+
+    def _put(self, key: str, body: bytes) -> None:
+        """As the agent does, past the controller's clients."""
+        self.calls.pause()
+        self._clients["s3"].put_object(Bucket=self.settings.bucket, Key=f"runs/{NAME}/{key}", Body=body)
+        self.calls.resume()
 
     def _leave(self, agent: Agent) -> None:
         drained = agent.leaving != "done"
