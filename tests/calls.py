@@ -60,7 +60,7 @@ class Calls:
         service, operation = model.service_model.service_name, model.name
         if self._paused:
             return self._of_ec2(operation, params["body"]) if operation in self.answers else None
-        self.sites.append(f"{service}.{operation} at {_asker()}")
+        self.sites.append(f"{service}.{operation} at {asker()}")
         self._met = len(self.sites) == self._at
         if self._met:
             match self._kind:
@@ -119,8 +119,8 @@ def _error(status: int, code: str) -> tuple[Any, dict[str, Any]]:
     return SimpleNamespace(status_code=status), error
 
 
-def _asker() -> str:
-    """The controller's lines on the way to the call, innermost first."""
+def asker() -> str:
+    """The controller's lines on the way to the call, innermost first; for a handler that the caller called."""
     frame, lines = sys._getframe(2), []
     while frame is not None and len(lines) < 3:
         if _OURS in frame.f_code.co_filename:

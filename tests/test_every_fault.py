@@ -7,7 +7,6 @@ the lines that asked. `make faults` tries every scenario; `make test` every faul
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +16,7 @@ import pytest
 
 from chalicelib.core import events as ev
 from chalicelib.core.model import Status
+from tests.calls import asker
 from tests.conftest import TRIED
 from tests.sim.ec2 import Instance
 from tests.sim.faults import Kind
@@ -24,7 +24,6 @@ from tests.sim.world import World
 
 NAME = "run-0"
 MINUTE = timedelta(minutes=1)
-_OURS = f"{os.sep}chalicelib{os.sep}"
 
 
 @dataclass
@@ -37,21 +36,11 @@ class Recording:
         before = world.faults.before
 
         def recorded(call: str) -> Kind | None:
-            self.sites.append(f"{call} at {_asker()}")
+            self.sites.append(f"{call} at {asker()}")
             return before(call)
 
         world.faults.before = recorded  # type: ignore[method-assign]
         return self
-
-
-def _asker() -> str:
-    """The controller's lines on the way to the call, innermost first."""
-    frame, lines = sys._getframe(2), []
-    while frame is not None and len(lines) < 3:
-        if _OURS in frame.f_code.co_filename:
-            lines.append(f"{frame.f_code.co_filename.rpartition(_OURS)[2]}:{frame.f_lineno}")
-        frame = frame.f_back  # type: ignore[assignment]
-    return " < ".join(lines)
 
 
 def running(world: World) -> list[Instance]:
