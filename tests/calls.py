@@ -48,6 +48,7 @@ class Calls:
         """Count from one again."""
         self.sites: list[str] = []
         self._at, self._kind, self._met, self._paused = n, kind, False, False
+        self.fired = ""  # the site that met the fault
 
     def pause(self) -> None:
         """What is called from now on is the test's own."""
@@ -63,6 +64,7 @@ class Calls:
         self.sites.append(f"{service}.{operation} at {asker()}")
         self._met = len(self.sites) == self._at
         if self._met:
+            self.fired = self.sites[-1]
             match self._kind:
                 case Kind.FAILS:
                     return _error(500, "InternalError" if service in ("ec2", "s3") else "InternalServerError")

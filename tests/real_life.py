@@ -58,7 +58,7 @@ class Life:
         self.agents: dict[str, Agent] = {}
         self.restored: list[tuple[int, int]] = []  # attempt, and the step it was given
         self.published: dict[int, list[int]] = {}
-        self.holders: set[int] = set()
+        self.batons: list[int] = []  # who had it, look by look
         self._events: list[tuple[Any, int]] = []
         self._warned = self._left = False
 
@@ -136,7 +136,7 @@ class Life:
         finally:
             self.calls.resume()
         if run and run.baton:
-            self.holders.add(run.baton)
+            self.batons.append(run.baton)
         return run
 
     # -- agents ---------------------------------------------------------------------------------------------------------------
@@ -240,6 +240,7 @@ class Life:
             f"schedules are left: {entries}": bool(entries),
             f"money stays reserved: {account}": account["reserved"] != ZERO,
             f"an attempt was launched twice: {attempts}": len(set(attempts)) != len(attempts),
+            f"the baton went back: {self.batons}": self.batons != sorted(self.batons),
             f"more is held than the limit: {month}": month["settled"] + month["reserved"] > month["limit"],
         }
         problems = [what for what, is_wrong in found.items() if is_wrong]

@@ -52,6 +52,8 @@ class Lives:
             problems = self.problems(self.first[site], kind)
         except AssertionError as error:
             problems = [str(error)]
+        if self.calls.fired != site:
+            problems.append(f"the fault was met at {self.calls.fired or 'no call'} instead")
         return [f"{site}, {kind}: {problem}" for problem in problems]
 
 
