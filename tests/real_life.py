@@ -15,6 +15,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from moto.core import DEFAULT_ACCOUNT_ID
+from moto.moto_api._internal import moto_api_backend
 from moto.sns.models import sns_backends
 
 from chalicelib import people
@@ -54,6 +55,7 @@ class Scenario:
     spec: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     tick: timedelta = timedelta(seconds=15)
+    most: timedelta = timedelta(minutes=40)
     steps: int = 240
     saved: int = 60
     ends: str = "SUCCEEDED"
@@ -62,20 +64,14 @@ class Scenario:
 
 
 class Life:
-    """One run on tables and buckets of its own; `clients` are made once for all lives."""
+    """One run in an account of its own; `clients` are made once for all lives."""
 
-    def __init__(self, scenario: Scenario, clients: dict[str, Any], calls: Calls, number: int) -> None:
-        self.scenario, self.number, self.calls, self.clients = scenario, number, calls, clients
+    def __init__(self, scenario: Scenario, clients: dict[str, Any], calls: Calls) -> None:
+        self.scenario, self.calls, self.clients = scenario, calls, clients
         self.clock, self.name, self.spec = Clock(), str(SPEC["name"]), {**SPEC, **scenario.spec}
         with calls.aside():
-            topic = clients["sns"].create_topic(Name=f"topic-{number}")["TopicArn"]
-        of_its_own = {
-            "table": f"table-{number}",
-            "bucket": f"bucket-{number}",
-            "stage": f"s{number}",
-            "topic_arn": topic,
-        }
-        self.settings = replace(SETTINGS, **of_its_own, **scenario.settings)
+            topic = clients["sns"].create_topic(Name="spot-relay-test")["TopicArn"]
+        self.settings = replace(SETTINGS, topic_arn=topic, **scenario.settings)
         self.ec2, self.truth = SmallEc2(self.clock, self._ended), Truth(self)
         self.agents: dict[str, Agent] = {}
         self.accepted = False
@@ -98,13 +94,12 @@ class Life:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self.calls.aside():  # moto copies all tables that there are, again and again
-            self.clients["dynamodb"].delete_table(TableName=self.settings.table)
+        moto_api_backend.reset()  # all that there is
 
-    def live(self, most: timedelta = timedelta(hours=3)) -> Run:
-        """Until all is done for the run, or for so long."""
+    def live(self) -> Run:
+        """Until all is done for the run, or for as long as the scenario lasts at most."""
         began = self.clock.now
-        while self.clock.now - began < most:
+        while self.clock.now - began < self.scenario.most:
             self.accepted = self.accepted or self.asked(lambda: people.submit(self.c, self.spec, ME))
             self.scenario.happens(self)
             self._deliver()
@@ -228,6 +223,11 @@ class Life:
                 "schedules": [entry["Name"] for entry in group["Schedules"]],
                 "mails": list(self.c.store.ledger.query("OUTBOX")),
             }
+
+    def stored(self, prefix: str) -> list[str]:
+        """Keys of the run in the bucket, whatever version of them is there."""
+        where = {"Bucket": self.settings.bucket, "Prefix": f"runs/{self.name}/{prefix}"}
+        return [version["Key"] for version in self.clients["s3"].list_object_versions(**where).get("Versions", [])]
 
     def problems(self, run: Run) -> list[str]:
         """What is not as it should be at the end, in sentences."""

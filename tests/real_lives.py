@@ -35,7 +35,6 @@ class Lives:
             for name, service in SERVICES.items()
         }
         self._clients = {**self.services, "session": session}
-        self._numbers = itertools.count()
         self._recorded: dict[str, list[str]] = {}
 
     def recorded(self, scenario: Scenario) -> list[str]:
@@ -70,8 +69,12 @@ class Lives:
             problems.append(f"the fault was met at {self.calls.fired or 'no call'} instead")
         return [f"{scenario.name}, call {n}, {site}, {kind}: {problem}" for problem in problems]
 
+    def problems(self, scenario: Scenario) -> list[str]:
+        """What is not as it should be in a life without a fault."""
+        return self._lived(scenario)[1]
+
     def _lived(self, scenario: Scenario, n: int = 0, kind: Kind | None = None) -> tuple[Life, list[str]]:
-        with quick(), Life(scenario, self._clients, self.calls, next(self._numbers)) as life:
+        with quick(), Life(scenario, self._clients, self.calls) as life:
             self.calls.begin(n, kind)
             with self.calls.doubled():
                 run = life.live()

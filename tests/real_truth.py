@@ -67,6 +67,7 @@ class Truth:
         self._unless(self.batons == sorted(self.batons), f"the baton went back: {self.batons}")
         self._money(stored)
         self._restores()
+        self._bucket()
         for what, found in self._life.scenario.wants.items():
             self._unless(found(self._life), f"{what} did not happen")
         return self.problems
@@ -88,6 +89,13 @@ class Truth:
             best = max((s for n, steps in self.published.items() if n < number for s in steps), default=0)
             if step < best and step < max(self.published.get(number - 1, [0]), default=0):
                 self.problems.append(f"attempt {number} began at step {step}, where {self.published} was published")
+
+    def _bucket(self) -> None:
+        """The last checkpoint comes with the end, when nothing is pruned any more."""
+        self._unless(bool(self._life.stored("spec.json")), "the spec is not in the bucket")
+        kept = sorted({key.split("/")[3:5][-1] for key in self._life.stored("checkpoints/")})
+        keep = self._life.spec["checkpoint"].get("keep", 3)
+        self._unless(len(kept) <= keep + 1, f"checkpoints are left that newer ones have made needless: {kept}")
 
     def _unless(self, right: bool, problem: str) -> None:
         if not right and problem not in self.problems:

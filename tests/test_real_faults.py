@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from moto import mock_aws
 
+from chalicelib.core.money import rates_in
 from chalicelib.telemetry import logger
 from spotrelay.deploying import ROOT
 from tests.calls import Kind
@@ -49,6 +51,26 @@ def test_a_fault_at_a_real_call_loses_nothing(lives: Lives, scenario: Scenario) 
     kinds, calls = itertools.cycle(Kind), [first for first, _ in lives.own(scenario).values()]
     wrong = [problem for n in calls[::SAMPLE] for problem in lives.met(scenario, n, next(kinds))]
     assert not wrong, "\n".join(wrong)
+
+
+BROKEN: dict[str, tuple[str, Callable[..., Any]]] = {
+    "train at once": ("chalicelib.core.apply.blocked", lambda *_: False),
+    "began at step 0": ("chalicelib.bucket.Bucket.published", lambda *_: ()),
+    "EC2 charges": ("chalicelib.core.leases.rates_in", lambda price, *given: rates_in(price / 2, *given)),
+    "schedules are left": ("chalicelib.watchdog.Watchdog.clear", lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("problem", BROKEN)
+def test_what_the_controller_does_wrong_is_seen(lives: Lives, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*BROKEN[problem])
+    assert any(problem in found for found in lives.problems(SCENARIOS[0]))
+
+
+def test_an_instance_that_is_never_ended_is_seen(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = next(scenario for scenario in SCENARIOS if scenario.name == "silent")
+    monkeypatch.setattr("chalicelib.fleet.Fleet.end", lambda *_: None)
+    assert any("instances are left" in found for found in lives.problems(silent))
 
 
 @pytest.mark.skipif(not EVERY, reason="make faults meets each fault at each site")
