@@ -17,9 +17,10 @@ import pytest
 from moto import mock_aws
 
 from chalicelib.telemetry import logger
-from tests.calls import Calls, Kind
+from tests.calls import Calls
 from tests.conftest import TRIED
 from tests.real_life import Life
+from tests.sim.faults import Kind
 
 EVERY = os.environ.get("SPOT_RELAY_FAULTS") == "all"
 SERVICES = {"functions": "lambda"} | {n: n for n in ("dynamodb", "s3", "ec2", "sts", "scheduler", "sns", "pricing")}

@@ -58,7 +58,7 @@ class Agent:
         self.published: int | None = None
         self.final = False  # its last word is in the bucket
         self.leaving = self.saving = False
-        self.urgent = False
+        self.urgent = self._beating = False
         self._beats = 0
         self.since = world.now
         self.torn: list[dict[str, int]] = []
@@ -108,7 +108,7 @@ class Agent:
         answer = self._asked(
             lambda: self.world.routes.claim(self, ready=True), self.ready, lambda: self.leave("boot_failed")
         )
-        if answer is None:
+        if answer is None or self.leaving:
             return
         self._take(answer)
         if answer["action"] == "wait":
@@ -155,9 +155,14 @@ class Agent:
         """Tell how it goes, and do as one is told; more often when there is a notice or a handoff."""
         if self.leaving:
             return
+        if self._beating:  # the pulse is one thread
+            self._again(timedelta(seconds=1), self.beat)
+            return
         self.pulse.tell(step=self.step() if self.began else None)
+        self._beating = True
         self.pulse.once()
-        if self._wished():
+        self._beating = False
+        if not self.alive or self._wished():
             return
         pace = URGENT if self.urgent or self.pulse.noticed else BEAT
         left = timedelta(seconds=(self.pulse.seconds_left() or 0) - DRAIN_BEFORE_LEASE_END_S)
@@ -278,9 +283,10 @@ class Agent:
         given_up: Callable[[], None],
         patience: timedelta = CLAIM_PATIENCE,
     ) -> dict[str, Any] | None:
-        """The answer; None when there is none yet, and it is asked again until the patience is over."""
+        """The answer; None when there is none yet, and it is asked again until the patience is over. None for the dead."""
         try:
-            return ask()
+            answer = ask()
+            return answer if self.alive else None
         except Refused:
             return {"action": "superseded", "reason": "superseded", "message": "", "linger_s": 0}
         except Unreachable:
