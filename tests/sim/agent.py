@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "Refused", "Unreachable"]
 
 BEAT, URGENT, SAVE_EVERY = timedelta(minutes=5), timedelta(seconds=15), timedelta(minutes=10)
+LOOK = timedelta(seconds=5)  # at the time, once there is a notice, whether or not a heartbeat hangs
 SAVING = timedelta(seconds=20)  # a save and its upload
 CLAIM_PATIENCE, REPORT_PATIENCE, GRACE = timedelta(seconds=540), timedelta(seconds=120), timedelta(minutes=5)
 
@@ -171,6 +172,11 @@ class Agent:
         turn = self._beats
         self._again(after, lambda: self.beat() if turn == self._beats else None)
 
+    def look(self) -> None:
+        """As the main thread does all the time."""
+        if not self._wished():
+            self._again(LOOK, self.look)
+
     def finish(self) -> None:
         if self.training:
             self.stopped = self.world.now
@@ -214,7 +220,8 @@ class Agent:
 
     def noticed(self) -> None:
         """EC2's notice, seen in the metadata service within seconds."""
-        self._again(timedelta(seconds=5), self.beat)
+        self._again(LOOK, self.beat)
+        self._again(2 * LOOK, self.look)
 
     def cut(self, span: timedelta) -> None:
         """It reaches neither the controller nor the bucket for a while; its trainer goes on."""

@@ -80,10 +80,13 @@ class Instance:
         return self.ended_at is None
 
     def bill(self, now: datetime, month: Callable[[datetime], str]) -> dict[str, Decimal]:
-        """USD by month up to now: the price in force at each moment, volume and address, a minute at least."""
+        """USD by month up to now: the price in force at each moment, volume and address, a minute at least.
+
+        What is left of that minute when it has ended costs what its last moment did.
+        """
         end = max(self.ended_at or now, self.launched_at + MINUTE)
         free = self.reason == BY_EC2 and self.ended_at is not None and self.ended_at - self.launched_at < HOUR
-        changes = self.pool.changes(self.launched_at, end)
+        changes = self.pool.changes(self.launched_at, self.ended_at or now)
         bill: dict[str, Decimal] = {}
         for start, stop in zip([self.launched_at, *changes], [*changes, end], strict=True):
             usd = ZERO if free else min(self.pool.price(start), self.max_price)
