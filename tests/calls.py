@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -18,22 +17,12 @@ from unittest.mock import patch
 from botocore.exceptions import ReadTimeoutError
 from moto.core.botocore_stubber import BotocoreStubber
 
-from tests.sim.faults import Died
+from tests.sim.faults import Died, Kind
 
 _OURS = f"{os.sep}chalicelib{os.sep}"
 _THROTTLED = {"ec2": "RequestLimitExceeded", "s3": "SlowDown", "sns": "Throttled"}
 _ALL = 100  # lines: who asked whom tells calls apart that one adapter makes
 _LATE = ReadTimeoutError(endpoint_url="https://aws.example")
-
-
-class Kind(StrEnum):
-    FAILS = "fails"  # 500, and nothing was done
-    THROTTLED = "throttled"
-    TIMES_OUT = "times out"  # no answer, and nothing was done
-    ANSWER_LOST = "answer lost"  # no answer, and it was done
-    TWICE = "happens twice"
-    DIES_BEFORE = "dies before"
-    DIES_AFTER = "dies after"
 
 
 class Calls:

@@ -17,9 +17,10 @@ import boto3
 from botocore import xform_name
 from moto.core.serialize import ResponseSerializer
 
-from tests.calls import Calls, Kind
+from tests.calls import Calls
 from tests.conftest import TRIED
 from tests.real_life import Life, Scenario
+from tests.sim.faults import Kind
 
 SERVICES = {"functions": "lambda", "service_quotas": "service-quotas"} | {
     name: name for name in ("dynamodb", "s3", "ec2", "sts", "scheduler", "sns", "pricing")

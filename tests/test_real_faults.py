@@ -17,10 +17,10 @@ from moto import mock_aws
 from chalicelib.core.money import rates_in
 from chalicelib.telemetry import logger
 from spotrelay.deploying import ROOT
-from tests.calls import Kind
 from tests.real_life import Scenario
 from tests.real_lives import Lives, operations_in
 from tests.real_scenarios import SCENARIOS
+from tests.sim.faults import Kind
 
 EVERY = os.environ.get("SPOT_RELAY_FAULTS") == "all"
 SAMPLE = 6  # of so many sites one, in `make test`
