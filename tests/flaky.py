@@ -21,7 +21,27 @@ class Kind(StrEnum):
     CUT = "cut in the middle"  # the answer's body ends too soon
 
 
-_BURSTS = {Kind.BURST: 3, Kind.LONG_BURST: 40}
+class Odd(StrEnum):
+    """What the metadata service and the API answer besides; S3 is never asked to."""
+
+    ERROR = "500"
+    THROTTLED = "429"
+    ABSENT = "404"
+    EXPIRED = "403, the signature or the token has expired"
+    GARBAGE = "garbage"  # done, and the answer is something else
+    HANGS = "hangs"
+    AWAY = "503, until something else is armed"
+
+
+_CANNED = {
+    Odd.ERROR: (500, b"Internal Server Error"),
+    Odd.THROTTLED: (429, b'{"message": "Too Many Requests"}'),
+    Odd.ABSENT: (404, b"<html>Not Found</html>"),
+    Odd.EXPIRED: (403, b'{"message": "The security token included in the request is expired"}'),
+}
+_GARBAGE = b"<html>\n\xff\xfe nothing that was asked for </html>\n"
+_LONGEST_HANG_S = 30
+_BURSTS: dict[Kind | Odd | None, int] = {Kind.BURST: 3, Kind.LONG_BURST: 40, Odd.AWAY: 10_000}
 
 
 class Flaky:
@@ -30,6 +50,7 @@ class Flaky:
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream).netloc
         self._lock = threading.Lock()
+        self._over = threading.Event()  # nothing hangs any more
         self.arm()
         flaky = self
 
@@ -52,14 +73,17 @@ class Flaky:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def arm(self, n: int = 0, kind: Kind | None = None) -> None:
+    def arm(self, n: int = 0, kind: Kind | Odd | None = None) -> None:
         with self._lock:
+            self._over.set()
+            self._over = threading.Event()
             self.seen: list[str] = []
             self._at, self._kind = n, kind
 
     def close(self) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -68,16 +92,25 @@ class Flaky:
         with self._lock:
             self.seen.append(f"{asked.command} {asked.path}")
             ahead = len(self.seen) - self._at
-        kind = self._kind if self._at and 0 <= ahead < _BURSTS.get(self._kind or Kind.RESET, 1) else None
+            over = self._over
+        kind = self._kind if self._at and 0 <= ahead < _BURSTS.get(self._kind, 1) else None
         if kind in _BURSTS:
             _reply(asked, 503, [("content-type", "application/xml")], _SLOW_DOWN)
             return
-        if kind is Kind.RESET:
+        if kind in _CANNED:
+            status, canned = _CANNED[kind]
+            _reply(asked, status, [("content-type", "application/json")], canned)
+            return
+        if kind is Odd.HANGS:
+            over.wait(_LONGEST_HANG_S)
+        if kind in (Kind.RESET, Odd.HANGS):
             _cut(asked)
             return
         status, headers, answer = self._ask(asked, body)
         if kind is Kind.TWICE:
             status, headers, answer = self._ask(asked, body)
+        if kind is Odd.GARBAGE:
+            status, headers, answer = 200, [], _GARBAGE
         if kind is Kind.ANSWER_LOST:
             _cut(asked)
             return
