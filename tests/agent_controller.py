@@ -49,6 +49,7 @@ class Controller:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.api_url = f"{self.url}/api"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
 
@@ -73,7 +74,7 @@ class Controller:
     def metadata(self):
         expires = f"{datetime.now(UTC) + timedelta(hours=6):%Y-%m-%dT%H:%M:%SZ}"
         role = {"Code": "Success", "AccessKeyId": "ASIA", "SecretAccessKey": "s", "Token": "t", "Expiration": expires}
-        tags = {"stage": "dev", "run": "quick", "attempt": str(self.prepare["attempt"]), "api": f"{self.url}/api"}
+        tags = {"stage": "dev", "run": "quick", "attempt": str(self.prepare["attempt"]), "api": self.api_url}
         notice = {"action": "terminate", "time": f"{self.notice_at:%Y-%m-%dT%H:%M:%SZ}"} if self.notice_at else None
         return {
             **{f"tags/instance/spot-relay:{k}": v for k, v in tags.items()},

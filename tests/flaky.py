@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -44,11 +45,23 @@ _LONGEST_HANG_S = 30
 _BURSTS: dict[Kind | Odd | None, int] = {Kind.BURST: 3, Kind.LONG_BURST: 40, Odd.AWAY: 10_000}
 
 
-class Flaky:
-    """`arm(n, kind)`: the n-th request from now meets it. `seen` lists the requests (method and path) since then."""
+class Moment(StrEnum):
+    BEFORE = "before"  # the request is on its way, and is never carried out
+    AFTER = "after"  # it was carried out, and its answer is on its way
 
-    def __init__(self, upstream: str) -> None:
+
+class Flaky:
+    """`arm(n, kind)`: the n-th request from now meets it. `seen` lists the requests (method, path, operation) since then.
+
+    `strikes(request, moment)` is asked around each: whoever asked may be dead by then, and is answered no more if it says so.
+    `elsewhere` names servers for paths that begin with something.
+    """
+
+    def __init__(self, upstream: str, elsewhere: Mapping[str, str] | None = None) -> None:
         self._upstream = urlsplit(upstream).netloc
+        self._elsewhere = {begin: urlsplit(url).netloc for begin, url in (elsewhere or {}).items()}
+        self.strikes: Callable[[str, Moment], bool] = lambda request, moment: False
+        self._under_way = 0
         self._lock = threading.Lock()
         self._over = threading.Event()  # nothing hangs any more
         self.arm()
@@ -87,10 +100,25 @@ class Flaky:
         self._server.shutdown()
         self._server.server_close()
 
+    def rests(self) -> bool:
+        """Whether no request is under way."""
+        with self._lock:
+            return not self._under_way
+
     def handle(self, asked: BaseHTTPRequestHandler) -> None:
+        with self._lock:
+            self._under_way += 1
+        try:
+            self._handle(asked)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+    def _handle(self, asked: BaseHTTPRequestHandler) -> None:
         body = asked.rfile.read(int(asked.headers.get("content-length") or 0))
         with self._lock:
-            self.seen.append(f"{asked.command} {asked.path}")
+            request = f"{asked.command} {asked.path} {asked.headers.get('x-amz-target', '')}".rstrip()
+            self.seen.append(request)
             ahead = len(self.seen) - self._at
             over = self._over
         kind = self._kind if self._at and 0 <= ahead < _BURSTS.get(self._kind, 1) else None
@@ -103,7 +131,7 @@ class Flaky:
             return
         if kind is Odd.HANGS:
             over.wait(_LONGEST_HANG_S)
-        if kind in (Kind.RESET, Odd.HANGS):
+        if kind in (Kind.RESET, Odd.HANGS) or self.strikes(request, Moment.BEFORE):
             _cut(asked)
             return
         status, headers, answer = self._ask(asked, body)
@@ -111,13 +139,14 @@ class Flaky:
             status, headers, answer = self._ask(asked, body)
         if kind is Odd.GARBAGE:
             status, headers, answer = 200, [], _GARBAGE
-        if kind is Kind.ANSWER_LOST:
+        if kind is Kind.ANSWER_LOST or self.strikes(request, Moment.AFTER):
             _cut(asked)
             return
         _reply(asked, status, headers, answer, whole=kind is not Kind.CUT)
 
     def _ask(self, asked: BaseHTTPRequestHandler, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection(self._upstream)
+        elsewhere = (to for begin, to in self._elsewhere.items() if asked.path.startswith(begin))
+        connection = http.client.HTTPConnection(next(elsewhere, self._upstream))
         try:
             connection.request(asked.command, asked.path, body, dict(asked.headers))
             answer = connection.getresponse()
