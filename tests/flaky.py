@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 
 class Odd(StrEnum):
-    """What the metadata service and the API answer besides; S3 is never asked to."""
+    """What the metadata service and the API answer besides."""
 
     ERROR = "500"
     THROTTLED = "429"
@@ -31,6 +31,7 @@ class Odd(StrEnum):
     EXPIRED = "403, the signature or the token has expired"
     GARBAGE = "garbage"  # done, and the answer is something else
     HANGS = "hangs"
+    LAPSED = "from here on, S3 and its like refuse what is signed with the keys of the name 'given'"
     AWAY = "503, until something else is armed"
 
 
@@ -42,7 +43,7 @@ _CANNED = {
 }
 _GARBAGE = b"<html>\n\xff\xfe nothing that was asked for </html>\n"
 _LONGEST_HANG_S = 30
-_BURSTS: dict[Kind | Odd | None, int] = {Kind.BURST: 3, Kind.LONG_BURST: 40, Odd.AWAY: 10_000}
+_BURSTS: dict[Kind | Odd | None, int] = {Kind.BURST: 3, Kind.LONG_BURST: 40, Odd.AWAY: 10_000, Odd.LAPSED: 10_000}
 
 
 class Moment(StrEnum):
@@ -88,12 +89,13 @@ class Flaky:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def arm(self, n: int = 0, kind: Kind | Odd | None = None) -> None:
+    def arm(self, n: int = 0, kind: Kind | Odd | None = None, times: int | None = None) -> None:
+        """`times`: how many requests meet it, if not as many as is usual for it."""
         with self._lock:
             self._over.set()
             self._over = threading.Event()
             self.seen: list[str] = []
-            self._at, self._kind = n, kind
+            self._at, self._kind, self._times = n, kind, times or _BURSTS.get(kind, 1)
 
     def close(self) -> None:
         self._over.set()
@@ -121,13 +123,18 @@ class Flaky:
             self.seen.append(request)
             ahead = len(self.seen) - self._at
             over = self._over
-        kind = self._kind if self._at and 0 <= ahead < _BURSTS.get(self._kind, 1) else None
+        kind = self._kind if self._at and 0 <= ahead < self._times else None
+        if kind is Odd.LAPSED:
+            kind = None
+            if "Credential=given/" in asked.headers.get("authorization", ""):
+                status, headers, answer = _lapsed(asked)
+                _reply(asked, status, headers, answer)
+                return
         if kind in _BURSTS:
             _reply(asked, 503, [("content-type", "application/xml")], _SLOW_DOWN)
             return
         if kind in _CANNED:
-            status, canned = _CANNED[kind]
-            _reply(asked, status, [("content-type", "application/json")], canned)
+            _reply(asked, _CANNED[kind][0], [("content-type", "application/json")], _CANNED[kind][1])
             return
         if kind is Odd.HANGS:
             over.wait(_LONGEST_HANG_S)
@@ -153,6 +160,16 @@ class Flaky:
             return answer.status, answer.getheaders(), answer.read()
         finally:
             connection.close()
+
+
+def _lapsed(asked: BaseHTTPRequestHandler) -> tuple[int, list[tuple[str, str]], bytes]:
+    """As services of each protocol say it; what answers HEAD says no more than 400."""
+    said = "The provided token has expired."
+    if asked.headers.get("x-amz-target"):
+        told = f'{{"__type": "ExpiredTokenException", "message": "{said}"}}'
+        return 400, [("content-type", "application/x-amz-json-1.1")], told.encode()
+    told = f"<Error><Code>ExpiredToken</Code><Message>{said}</Message></Error>"
+    return 400, [("content-type", "application/xml")], b"" if asked.command == "HEAD" else told.encode()
 
 
 def _reply(

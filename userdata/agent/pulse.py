@@ -101,6 +101,14 @@ class Pulse:
                 self._next_beat = 0.0
             self._wake.set()
 
+    def ask_for_credentials(self) -> None:
+        """With the next heartbeat, at once: an agent that names no lease is given it again, with all that came along."""
+        with self._lock:
+            if self._lease_end is None:
+                return
+            self._lease_end = None
+        self.tell(urgent=True)
+
     def take(self, answer: dict[str, Any], asked_at: float) -> None:
         """Lease, credentials and pace from any answer of the controller.
 

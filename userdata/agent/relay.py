@@ -89,6 +89,7 @@ class Attempt:
         self.pulse = Pulse(
             self.api.heartbeat, self.imds, self.clock, self._arm, self.scoped.replace, self._say, self.lent.take
         )
+        self.scoped.expired = self.pulse.ask_for_credentials
         signal.signal(signal.SIGTERM, lambda *_: self.pulse.want("drain", "instance_ended", "the machine shuts down"))
         self.pulse.take(claim, asked_at)
         self.pulse.start()
