@@ -62,6 +62,9 @@ faults: .venv/.installed  ## every fault at every AWS call of controller and age
 	  tests/test_agent_under_attack.py tests/test_agent_api_faults.py tests/test_agent_metadata.py tests/test_agent_death.py \
 	  tests/test_agent_credentials.py tests/test_agent_at_scale.py
 
+storm: .venv/.installed  ## a third of 10,000 live runs lost in one minute (about five minutes; RUNS=)
+	SPOT_RELAY_STORM=$(or $(RUNS),10000) $(PY) -m pytest tests/test_storm.py
+
 check: .venv/.installed  ## formatting, lint, types
 	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(PY) -m mypy
 
@@ -81,4 +84,4 @@ prove-least-privilege: .venv/.installed  ## what breaks without each permission,
 format: .venv/.installed  ## format and mend what can be mended
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz month fuzz-api faults bench check lint-template prove-least-privilege docs-tables format
+.PHONY: help rehearse rehearse-all rehearse-foreign deploy destroy doctor test fuzz month fuzz-api faults storm bench check lint-template prove-least-privilege docs-tables format

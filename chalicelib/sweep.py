@@ -201,6 +201,8 @@ def _look_after(
     if run.deadline is not None and run.deadline <= now and not in_turn:
         shell.tell(name, ev.Tick())
     around.prune(run)
+    if run.untidy:
+        shell.tell(name, ev.Tidied())
 
 
 def _account_for_all(shell: Shell, instances: list[Instance], around: Around, report: Report, now: datetime) -> None:

@@ -116,17 +116,22 @@ class Upkeep:
         self._c.acts.record(what, news, self._c.clock(), run)
 
     def prune(self, run: Run) -> None:
-        """Only after a new checkpoint was told of, so that an idle minute lists nothing; every ten minutes, and at the end."""
+        """Only after a new checkpoint was told of, so that an idle minute lists nothing: every ten minutes, when the last agent
+        leaves, and once more when the run has ended, which may all have come between two passes.
+        """
         leaves = not any(watched(a).heard for a in run.live)
         told_at = self._unpruned(run.name, [beat.checkpoint_at for beat in self._heard_of(run).values()], leaves)
-        if told_at is None:
+        if told_at is None and not run.untidy:
             return
         found = self._c.store.spec(run.name)
         if found:
             with reading(f"RUN#{run.name}", "SPEC"):
                 keep = int(found[0]["checkpoint"]["keep"])
             self._c.bucket.prune(run, keep)
-            self._c.pruned[run.name] = told_at, self._c.clock()
+            if told_at is not None:
+                self._c.pruned[run.name] = told_at, self._c.clock()
+            else:
+                self._c.pruned.pop(run.name, None)
 
     def in_time(self) -> bool:
         return self._others is None or self._others.in_time()

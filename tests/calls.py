@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -18,21 +17,12 @@ from unittest.mock import patch
 from botocore.exceptions import ReadTimeoutError
 from moto.core.botocore_stubber import BotocoreStubber
 
-from tests.sim.faults import Died
+from tests.sim.faults import Died, Kind
 
 _OURS = f"{os.sep}chalicelib{os.sep}"
 _THROTTLED = {"ec2": "RequestLimitExceeded", "s3": "SlowDown", "sns": "Throttled"}
+_ALL = 100  # lines: who asked whom tells calls apart that one adapter makes
 _LATE = ReadTimeoutError(endpoint_url="https://aws.example")
-
-
-class Kind(StrEnum):
-    FAILS = "fails"  # 500, and nothing was done
-    THROTTLED = "throttled"
-    TIMES_OUT = "times out"  # no answer, and nothing was done
-    ANSWER_LOST = "answer lost"  # no answer, and it was done
-    TWICE = "happens twice"
-    DIES_BEFORE = "dies before"
-    DIES_AFTER = "dies after"
 
 
 class Calls:
@@ -41,7 +31,7 @@ class Calls:
     def __init__(self, session: Any) -> None:
         session.events.register_first("before-call", self._before)
         session.events.register_last("after-call", self._after)
-        self.answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # by EC2's operation, in moto's place
+        self.answers: dict[str, Callable[[Any], dict[str, Any]]] = {}  # by operation, in moto's place
         self.begin()
 
     def begin(self, n: int = 0, kind: Kind | None = None) -> None:
@@ -50,18 +40,20 @@ class Calls:
         self._at, self._kind, self._met, self._paused = n, kind, False, False
         self.fired = ""  # the site that met the fault
 
-    def pause(self) -> None:
-        """What is called from now on is the test's own."""
-        self._paused = True
-
-    def resume(self) -> None:
-        self._paused = False
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is called within is the test's own."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def _before(self, model: Any, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]] | None:
         service, operation = model.service_model.service_name, model.name
         if self._paused:
-            return self._of_ec2(operation, params["body"]) if operation in self.answers else None
-        self.sites.append(f"{service}.{operation} at {asker()}")
+            return self._answered(operation, params["body"]) if operation in self.answers else None
+        self.sites.append(f"{service}.{operation} at {asker(_ALL)}")
         self._met = len(self.sites) == self._at
         if self._met:
             self.fired = self.sites[-1]
@@ -74,11 +66,9 @@ class Calls:
                     raise _LATE
                 case Kind.DIES_BEFORE:
                     raise Died(operation)
-        if service == "ec2" and operation in self.answers:
-            return self._of_ec2(operation, params["body"])
-        return None
+        return self._answered(operation, params["body"]) if operation in self.answers else None
 
-    def _of_ec2(self, operation: str, asked: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _answered(self, operation: str, asked: Any) -> tuple[Any, dict[str, Any]]:
         answer = self.answers[operation](asked)
         if self._met and self._kind is Kind.TWICE:
             answer = self.answers[operation](asked)
@@ -121,10 +111,10 @@ def _error(status: int, code: str) -> tuple[Any, dict[str, Any]]:
     return SimpleNamespace(status_code=status), error
 
 
-def asker() -> str:
+def asker(most: int = 3) -> str:
     """The controller's lines on the way to the call, innermost first; for a handler that the caller called."""
     frame, lines = sys._getframe(2), []
-    while frame is not None and len(lines) < 3:
+    while frame is not None and len(lines) < most:
         if _OURS in frame.f_code.co_filename:
             lines.append(f"{frame.f_code.co_filename.rpartition(_OURS)[2]}:{frame.f_lineno}")
         frame = frame.f_back  # type: ignore[assignment]

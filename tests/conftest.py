@@ -57,8 +57,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             f"agent: {TRIED['agent faults']:,} calls with a fault at a request, at "
             f"{len(TRIED['agent requests'])} kinds of request"
         )
-    for month in sorted(TRIED.get("months", ())):
-        terminalreporter.write_line(month)
+    for line in [*sorted(TRIED.get("months", ())), *sorted(TRIED.get("storms", ()))]:
+        terminalreporter.write_line(line)
     if TRIED["steps"]:
         terminalreporter.write_line(
             f"random worlds: {TRIED['steps']:,} steps, {TRIED['events']:,} events, {TRIED['calls']:,} AWS calls, "

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from threading import Lock
 from types import SimpleNamespace
 from typing import Any
+
+import boto3
 
 from chalicelib.codec import plain, to_item
 from chalicelib.controller import Controller
@@ -25,9 +28,9 @@ from tests.hooks import SESSION
 class Crowd:
     """`n` runs that train and were heard of just now. `calls` lists the AWS calls since it was cleared last."""
 
-    def __init__(self, n: int, page: int = 100) -> None:
+    def __init__(self, n: int, page: int = 100, session: boto3.Session = SESSION) -> None:
         """`page` instances are in a page of EC2's list; EC2's own have 1,000 at most."""
-        self.page = page
+        self.page, self._session = page, session
         self.clock, self.ec2 = Clock(), CountedEc2()
         self.c = self.process()
         self.c.s3.create_bucket(Bucket=SETTINGS.bucket)
@@ -39,7 +42,7 @@ class Crowd:
 
     def process(self) -> Controller:
         """Another Lambda environment on the same account."""
-        c = Controller(SETTINGS, SESSION, self.clock)
+        c = Controller(SETTINGS, self._session, self.clock)
         c.__dict__.update(fleet=self.ec2, watchdog=FakeWatchdog(), meter=FakeMeter())
         c.ec2.meta.events.register_first("before-call.ec2.DescribeInstances", self._describe)
         c.ec2.meta.events.register_first("before-call.ec2.DescribeVolumes", self._no_volumes)
@@ -60,6 +63,12 @@ class Crowd:
         """Each run's agent is heard of now."""
         told = {"attempt": 1, "at": self.clock.now.isoformat(), "phase": "train"}
         self._put({"pk": f"RUN#{self.name(k)}", "sk": "BEAT#0001", **told} for k in range(n))
+
+    def point(self, *numbers: int) -> None:
+        """From these instances to their runs, for events."""
+        self._put(
+            {"pk": f"INSTANCE#{self.instance(k)}", "sk": "INSTANCE", "run": self.name(k), "attempt": 1} for k in numbers
+        )
 
     def lose(self, *numbers: int) -> None:
         """EC2 takes these instances back, and no event tells of it."""
@@ -119,13 +128,15 @@ class CountedEc2(FakeEc2):
         super().__init__()
         self.launched: list[tuple[str, int]] = []
         self.broken: set[str] = set()  # runs whose launch fails
+        self._one_by_one = Lock()
 
     def launch(self, run: str, attempt: Any) -> ev.Launched | ev.LaunchRefused:
         if run in self.broken:
             raise ConnectionError(run)
-        if attempt.launch.token not in self.by_token:
-            self.launched.append((run, attempt.number))
-        return super().launch(run, attempt)
+        with self._one_by_one:
+            if attempt.launch.token not in self.by_token:
+                self.launched.append((run, attempt.number))
+            return super().launch(run, attempt)
 
     @staticmethod
     def instance_id(number: int) -> str:

@@ -1,106 +1,148 @@
-"""A run's life through the real controller and real clients: submitted, interrupted, handed over, ended.
+"""A run's life through the real controller and real clients, in virtual time: what a scenario has happen, and everything around.
 
-Time is virtual; tables, buckets and schedules are moto's, EC2 is `small_ec2`. Agents, people and events do what the real ones
-do about an answer that is bad or missing: they ask again, and a dead process is followed by another.
+Tables, buckets, schedules and topics are moto's, EC2 is `small_ec2`. Agents, people, events and slices do what the real ones do
+about an answer that is bad or missing: they ask again, and a dead process is followed by another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import timedelta
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.moto_api._internal import moto_api_backend
+from moto.sns.models import sns_backends
 
-from chalicelib import agents, people
-from chalicelib.contracts.api import ClaimRequest, ExitRequest, HeartbeatRequest
+from chalicelib import people
 from chalicelib.contracts.errors import ApiError
 from chalicelib.controller import Controller
 from chalicelib.core import events as ev
 from chalicelib.core.model import Run
-from chalicelib.core.money import ZERO
+from chalicelib.slices import Others, slice_in
 from chalicelib.store import Conflict
 from chalicelib.sweep import SweepFailed
-from chalicelib.upkeep import whole_pass
+from chalicelib.upkeep import one_slice, whole_pass
 from tests.calls import Calls
 from tests.conftest import make_table
 from tests.controlled import ME, SETTINGS, SPEC
 from tests.fakes import Clock
+from tests.real_agents import Agent
+from tests.real_truth import Truth
+from tests.sim.ec2 import BY_EC2, MINUTE
 from tests.sim.faults import Died
 from tests.small_ec2 import Machine, SmallEc2
 
-TICK = timedelta(seconds=15)
-NAME = str(SPEC["name"])
-TOTAL, SAVED = 240, 60  # steps of the whole training, and between checkpoints; one a second
 _BAD = (ClientError, BotoCoreError, Died, Conflict, SweepFailed)
+_TRIES = 3  # of Lambda, for what is invoked asynchronously
 
 
-@dataclass
-class Agent:
-    machine: Machine
-    number: int
-    begun: int | None = None  # the step it began from
-    step: int = 0
-    told: dict[str, Any] | None = None  # the checkpoint that heartbeats tell of
-    prepared: bool = False
-    leaving: str | None = None
-    beats: int = 0
+@dataclass(frozen=True)
+class Scenario:
+    """What is special about a life. `happens` is asked at every tick; `wants` must be true at the end, by sentence.
+
+    `steps` of training, one a second, and `saved` between checkpoints; `prepares` makes what is there before the run.
+    """
+
+    name: str
+    happens: Callable[[Life], None] = lambda life: None
+    prepares: Callable[[Life], None] = lambda life: None
+    wants: Mapping[str, Callable[[Life], bool]] = field(default_factory=lambda: MappingProxyType({}))
+    spec: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    tick: timedelta = timedelta(seconds=15)
+    most: timedelta = timedelta(minutes=40)
+    steps: int = 240
+    saved: int = 60
+    ends: str = "SUCCEEDED"
+    sliced: bool = False  # a pass of the sweep has time for one run
+    events: bool = True  # whether EC2 tells that an instance has ended
 
 
 class Life:
-    """One run on tables and buckets of its own; `clients` are made once for all lives."""
+    """One run in an account of its own; `clients` are made once for all lives."""
 
-    def __init__(self, clients: dict[str, Any], calls: Calls, number: int) -> None:
-        self.clock, self.number, self.calls, self._clients = Clock(), number, calls, clients
-        self.settings = replace(SETTINGS, table=f"table-{number}", bucket=f"bucket-{number}", stage=f"s{number}")
-        self.ec2 = SmallEc2(self.clock, self._ended)
+    def __init__(self, scenario: Scenario, clients: dict[str, Any], calls: Calls) -> None:
+        self.scenario, self.calls, self.clients = scenario, calls, clients
+        self.clock, self.name, self.spec = Clock(), str(SPEC["name"]), {**SPEC, **scenario.spec}
+        with calls.aside():
+            topic = clients["sns"].create_topic(Name="spot-relay-test")["TopicArn"]
+        self.settings = replace(SETTINGS, topic_arn=topic, **scenario.settings)
+        self.ec2, self.truth = SmallEc2(self.clock, self._ended), Truth(self)
         self.agents: dict[str, Agent] = {}
-        self.restored: list[tuple[int, int]] = []  # attempt, and the step it was given
-        self.published: dict[int, list[int]] = {}
-        self.batons: list[int] = []  # who had it, look by look
-        self._events: list[tuple[Any, int]] = []
-        self._warned = self._left = False
+        self.accepted = False
+        self._done: set[str] = set()
+        self._events: list[tuple[Callable[[], Any], int]] = []  # with the tries that are left
+        self._swept_at: datetime | None = None
+        self.run: Run | None = None  # as it was last looked at
 
-    def prepare(self) -> None:
-        """What deploying makes."""
-        make_table(self._clients["dynamodb"], self.settings.table)
-        self._clients["s3"].create_bucket(Bucket=self.settings.bucket)
-        self._clients["scheduler"].create_schedule_group(Name=self.settings.schedule_group)
-        self.c = self._process()
+    def __enter__(self) -> Life:
+        """With what deploying makes."""
+        self.calls.answers = {**self.ec2.answers(), "Invoke": self._invoked}
+        with self.calls.aside():
+            make_table(self.clients["dynamodb"], self.settings.table)
+            s3, bucket = self.clients["s3"], self.settings.bucket
+            s3.create_bucket(Bucket=bucket)
+            s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+            self.clients["scheduler"].create_schedule_group(Name=self.settings.schedule_group)
+            self.c = self._process()
+            self.scenario.prepares(self)
+        return self
 
-    def live(self, minutes: int = 60) -> Run:
-        """Until all is done for the run, or for so long."""
-        for tick in range(minutes * 4):
-            self._submitted = getattr(self, "_submitted", False) or self._asked(self._submit)
-            for event, tries in self._taken():
-                self._deliver(event, tries)
+    def __exit__(self, *_: object) -> None:
+        moto_api_backend.reset()  # all that there is
+
+    def live(self) -> Run:
+        """Until all is done for the run, or for as long as the scenario lasts at most."""
+        began = self.clock.now
+        while self.clock.now - began < self.scenario.most:
+            self.accepted = self.accepted or self.asked(lambda: people.submit(self.c, self.spec, ME))
+            self.scenario.happens(self)
+            self._deliver()
             for agent in list(self.agents.values()):
-                if agent.machine.running:
-                    self._act(agent)
-            for machine in self.ec2.machines.values():
-                if machine.instance_id not in self.agents and self.clock.now - machine.launched_at >= TICK:
-                    self.agents[machine.instance_id] = Agent(machine, int(machine.tag("attempt")))
-                if machine.notice_ends_at and self.clock.now >= machine.notice_ends_at:
-                    self.ec2.end(machine, "Server.SpotInstanceTermination")
-            if tick % 4 == 0:
-                self._asked(lambda: whole_pass(self.c).check())
-            run = self._run()
-            if run and run.deadline is None and not any(m.running for m in self.ec2.machines.values()):
-                return run
-            self.clock.now += TICK
-        assert run, "it was never accepted"
-        return run
+                agent.act(self)
+            self._machines()
+            if self._swept_at is None or self.clock.now - self._swept_at >= MINUTE:
+                self._swept_at = self.clock.now
+                self.asked(lambda: whole_pass(self.c, self._others()).check())
+            self._look()
+            if self.run and self.run.deadline is None and not any(self.left().values()):
+                break
+            self.clock.now += self.scenario.tick
+        assert self.run, "it was never accepted"
+        return self.run
 
-    # -- the controller's processes -----------------------------------------------------------------------------------------
+    # -- what scenarios do and ask ------------------------------------------------------------------------------------------
 
-    def _process(self) -> Controller:
-        ids = iter(range(1000))
-        c = Controller(self.settings, self._clients["session"], self.clock, lambda: f"uid{next(ids)}")
-        c.__dict__.update({name: client for name, client in self._clients.items() if name != "session"})
-        return c
+    def once(self, what: str, when: bool, act: Callable[[], Any]) -> None:
+        """Do it at the first tick at which it may be done; `act` that gives False is tried again."""
+        if when and what not in self._done and act() is not False:
+            self._done.add(what)
 
-    def _asked(self, act: Callable[[], Any]) -> bool:
+    def agent(self, number: int) -> Agent | None:
+        return next((agent for agent in self.agents.values() if agent.number == number), None)
+
+    def step(self, number: int) -> int:
+        """How far this attempt has trained; -1 before."""
+        agent = self.agent(number)
+        return agent.step if agent and agent.begun is not None else -1
+
+    def warn(self, number: int) -> None:
+        agent = self.agent(number)
+        assert agent
+        machine = agent.machine
+        machine.notice_ends_at = ends_at = self.clock.now + 2 * MINUTE
+        self.happened(lambda: self.c.shell.on_instance(ev.Warned(machine.instance_id, ends_at)))
+
+    def happened(self, deliver: Callable[[], Any]) -> None:
+        """Invoke a function asynchronously."""
+        self._events.append((deliver, _TRIES))
+
+    def asked(self, act: Callable[[], Any]) -> bool:
         """Whether it was answered. What ends a process has the next request begin another."""
         try:
             act()
@@ -114,138 +156,80 @@ class Life:
             return False
         return True
 
-    def _submit(self) -> None:
-        people.submit(self.c, SPEC, ME)
+    def put(self, key: str, body: bytes) -> None:
+        """As an agent does, past the controller's clients."""
+        with self.calls.aside():
+            self.clients["s3"].put_object(Bucket=self.settings.bucket, Key=f"runs/{self.name}/{key}", Body=body)
 
-    def _deliver(self, event: Any, tries: int) -> None:
-        if not self._asked(lambda: self.c.shell.on_instance(event)) and tries > 1:
-            self._events.append((event, tries - 1))
+    def launched(self) -> list[Machine]:
+        return [m for m in self.ec2.machines.values() if m.instance_id in self.ec2.by_token.values()]
 
-    def _taken(self) -> list[tuple[Any, int]]:
-        taken, self._events = self._events, []
-        return taken
+    def mails(self) -> list[str]:
+        """What was published, by its kind."""
+        topic = sns_backends[DEFAULT_ACCOUNT_ID]["us-east-1"].topics[self.settings.topic_arn]
+        return [str((attributes or {})["kind"]["Value"]) for _, _, _, attributes, _ in topic.sent_notifications]
+
+    # -- the controller's processes -----------------------------------------------------------------------------------------
+
+    def _process(self) -> Controller:
+        ids = iter(range(1000))
+        c = Controller(self.settings, self.clients["session"], self.clock, lambda: f"uid{next(ids)}")
+        c.__dict__.update({name: client for name, client in self.clients.items() if name != "session"})
+        return c
+
+    def _others(self) -> Others | None:
+        """A pass of a sliced life has time for one run: what else is to be done goes to others."""
+        return Others(lambda: self.c.functions, self.settings.sweep, lambda: 0.0) if self.scenario.sliced else None
+
+    def _invoked(self, payload: bytes) -> dict[str, Any]:
+        given = slice_in(json.loads(payload))
+        assert given is not None
+        self.happened(lambda: one_slice(self.c, given, self._others()).check())
+        return {"StatusCode": 202}
+
+    def _deliver(self) -> None:
+        events, self._events = self._events, []
+        for deliver, tries in events:
+            if not self.asked(deliver) and tries > 1:
+                self._events.append((deliver, tries - 1))
 
     def _ended(self, machine: Machine) -> None:
-        self._events.append((ev.InstanceState(machine.instance_id, "terminated", machine.reason), 3))
+        state = ev.InstanceState(machine.instance_id, "terminated", machine.reason)
+        if self.scenario.events:
+            self.happened(lambda: self.c.shell.on_instance(state))
 
-    def _run(self) -> Run | None:
-        """As it is in the table, looked at past all clients of the controller."""
-        self.calls.pause()
-        try:
-            run = self.c.store.load(NAME)
-        finally:
-            self.calls.resume()
-        if run and run.baton:
-            self.batons.append(run.baton)
-        return run
+    def _machines(self) -> None:
+        """They boot in a tick, and go when their notice is over."""
+        for machine in self.launched():
+            if machine.instance_id not in self.agents and self.clock.now - machine.launched_at >= self.scenario.tick:
+                self.agents[machine.instance_id] = Agent(machine, int(machine.tag("attempt")))
+            if machine.notice_ends_at and self.clock.now >= machine.notice_ends_at:
+                self.ec2.end(machine, BY_EC2)
 
-    # -- agents ---------------------------------------------------------------------------------------------------------------
+    # -- looked at past the controller's clients ------------------------------------------------------------------------------
 
-    def _act(self, agent: Agent) -> None:
-        if agent.leaving:
-            self._leave(agent)
-        elif agent.begun is None:
-            self._claim(agent)
-        else:
-            self._train(agent)
+    def _look(self) -> None:
+        with self.calls.aside():
+            self.run = self.c.store.load(self.name)
+            self.truth.look(self.run)
 
-    def _caller(self, agent: Agent) -> agents.Caller:
-        role = self.settings.instance_role
-        arn = f"arn:aws:sts::123456789012:assumed-role/{role}/{agent.machine.instance_id}"
-        return agents.identify(self.c, arn, NAME, agent.number)
+    def left(self) -> dict[str, list[Any]]:
+        """What must be gone in the end."""
+        with self.calls.aside():
+            group = self.clients["scheduler"].list_schedules(GroupName=self.settings.schedule_group)
+            return {
+                "instances": [m.instance_id for m in self.ec2.machines.values() if m.running],
+                "volumes": list(self.ec2.volumes),
+                "schedules": [entry["Name"] for entry in group["Schedules"]],
+                "mails": list(self.c.store.ledger.query("OUTBOX")),
+            }
 
-    def _answer(self, agent: Agent, act: Callable[[agents.Caller], dict[str, Any]]) -> dict[str, Any] | None:
-        found: list[dict[str, Any]] = []
-        try:
-            self._asked(lambda: found.append(act(self._caller(agent))))
-        except ApiError:
-            return {"action": "superseded"}
-        return found[0] if found else None
+    def stored(self, prefix: str) -> list[str]:
+        """Keys of the run in the bucket, whatever version of them is there."""
+        where = {"Bucket": self.settings.bucket, "Prefix": f"runs/{self.name}/{prefix}"}
+        return [version["Key"] for version in self.clients["s3"].list_object_versions(**where).get("Versions", [])]
 
-    def _claim(self, agent: Agent) -> None:
-        body = ClaimRequest(ready=agent.prepared)
-        answer = self._answer(agent, lambda caller: agents.claim(self.c, caller, body))
-        if answer is None:
-            return
-        match answer["action"]:
-            case "prepare":
-                agent.prepared = True
-            case "restore":
-                found = answer["checkpoint"]
-                agent.begun = agent.step = found["step"] if found else 0
-                self.restored.append((agent.number, agent.begun))
-            case "wait":
-                pass
-            case _:
-                self.ec2.end(agent.machine, "Client.InstanceInitiatedShutdown")
-
-    def _train(self, agent: Agent) -> None:
-        agent.step = min(TOTAL, agent.step + int(TICK.total_seconds()))
-        if agent.step % SAVED == 0 or agent.step == TOTAL:
-            self._publish(agent)
-        if agent.step >= SAVED * 2 and not self._warned:
-            self._warned = True
-            agent.machine.notice_ends_at = self.clock.now + timedelta(minutes=2)
-            self._events.append((ev.Warned(agent.machine.instance_id, agent.machine.notice_ends_at), 3))
-        if agent.step == TOTAL:
-            self._put(f"results/{agent.number:04d}/metrics.json", b'{"loss": 1}')
-            agent.leaving = "done"
-            return
-        agent.beats += 1
-        body = HeartbeatRequest.model_validate(
-            {"phase": "train", "step": agent.step, "checkpoint": agent.told, "notice_at": agent.machine.notice_ends_at}
-        )
-        answer = self._answer(agent, lambda caller: agents.heartbeat(self.c, caller, body))
-        if answer is not None and answer["action"] != "continue":
-            if answer["action"] == "superseded":
-                self.ec2.end(agent.machine, "Client.InstanceInitiatedShutdown")
-                return
-            self._publish(agent, final=True)
-            agent.leaving = answer["reason"] or "handoff"
-
-    def _publish(self, agent: Agent, final: bool = False) -> None:
-        self._put(f"checkpoints/{agent.number:04d}/{agent.step:012d}/MANIFEST.json", b"{}")
-        self.published.setdefault(agent.number, []).append(agent.step)
-        agent.told = {"step": agent.step, "bytes": 2, "final": final}
-
-    def _put(self, key: str, body: bytes) -> None:
-        """As the agent does, past the controller's clients."""
-        self.calls.pause()
-        self._clients["s3"].put_object(Bucket=self.settings.bucket, Key=f"runs/{NAME}/{key}", Body=body)
-        self.calls.resume()
-
-    def _leave(self, agent: Agent) -> None:
-        drained = agent.leaving != "done"
-        body = ExitRequest.model_validate(
-            {"reason": agent.leaving, "message": "Over.", "code": 0, "step": agent.step, "drained": drained}
-        )
-        if self._answer(agent, lambda caller: agents.leave(self.c, caller, body)) is not None:
-            self.ec2.end(agent.machine, "Client.InstanceInitiatedShutdown")
-
-    # -- what must be true at the end -------------------------------------------------------------------------------------------
-
-    def wrong(self, run: Run) -> list[str]:
-        """What is not as it should be, in sentences."""
-        self.calls.pause()
-        try:
-            month, account = self.c.store.ledger.month("2026-11"), self.c.store.ledger.run(NAME)
-            entries = self._clients["scheduler"].list_schedules(GroupName=self.settings.schedule_group)["Schedules"]
-        finally:
-            self.calls.resume()
-        running = [m.instance_id for m in self.ec2.machines.values() if m.running]
-        attempts = [m.tag("attempt") for m in self.ec2.machines.values()]
-        found = {
-            f"the run is {run.status.value}: {run.message}": run.status.value != "SUCCEEDED",
-            f"instances are left: {running}": bool(running),
-            f"schedules are left: {entries}": bool(entries),
-            f"money stays reserved: {account}": account["reserved"] != ZERO,
-            f"an attempt was launched twice: {attempts}": len(set(attempts)) != len(attempts),
-            f"the baton went back: {self.batons}": self.batons != sorted(self.batons),
-            f"more is held than the limit: {month}": month["settled"] + month["reserved"] > month["limit"],
-        }
-        problems = [what for what, is_wrong in found.items() if is_wrong]
-        for number, step in self.restored:
-            best = max((s for n, steps in self.published.items() if n < number for s in steps), default=0)
-            if step < best and step < max(self.published.get(number - 1, [0]), default=0):
-                problems.append(f"attempt {number} began at step {step}, where {self.published} was published")
-        return problems
+    def problems(self, run: Run) -> list[str]:
+        """What is not as it should be at the end, in sentences."""
+        with self.calls.aside():
+            return self.truth.at_the_end(run)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "userdata/agent"))
 import checkpoints
 import scan
 import store
+from api import Unreachable
 from checkpoints import Publisher
 from clock import Clock
 from failures import Failure, ManifestConflict, TornCheckpoint
@@ -200,6 +201,35 @@ def test_a_clock_that_goes_back_lengthens_no_notice():
     pulse.once()
     assert pulse.noticed
     assert pulse.seconds_left() <= 120
+
+
+class Turned(Clock):
+    """The monotonic clock is turned by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.passed = 0.0
+
+    def monotonic(self):
+        return self.passed
+
+
+def test_a_notice_that_runs_out_while_a_heartbeat_hangs_is_minded_all_the_same():
+    clock = Turned()
+    seen_at = datetime.now(UTC)
+    imds = SimpleNamespace(ends_at=lambda: seen_at + timedelta(seconds=120), rebalance=lambda: False)
+    wishes = []
+
+    def hangs(*_):
+        """The main thread looks meanwhile, with more and with less than the margin left."""
+        for clock.passed in (60.0, 100.0):
+            wishes.append(pulse.wish)
+        raise Unreachable
+
+    pulse = Pulse(hangs, imds, clock, lambda _: None, lambda _: None, lambda _: None)
+    pulse.once()
+    assert wishes == ["", "drain"]
+    assert pulse.reason == "spot_interruption"
 
 
 def test_a_save_whose_times_go_back_is_published_all_the_same(world):

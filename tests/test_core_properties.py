@@ -182,6 +182,9 @@ class Lives(RuleBasedStateMachine):
             run: Run = self.world.run
             if run.deadline is None or run.status is Status.SUSPENDED:
                 return
+            if run.untidy:
+                self.world.tell(ev.Tidied())
+                continue
             for attempt in run.live:
                 if attempt.phase in (Phase.PREPARING, Phase.READY, Phase.TRAINING):
                     self.world.tell(ev.Silent(attempt.number))

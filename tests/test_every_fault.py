@@ -23,7 +23,7 @@ from tests.sim.faults import Kind
 from tests.sim.world import World
 
 NAME = "run-0"
-MINUTE = timedelta(minutes=1)
+MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 
 
 @dataclass
@@ -33,13 +33,7 @@ class Recording:
     sites: list[str] = field(default_factory=list)
 
     def into(self, world: World) -> Recording:
-        before = world.faults.before
-
-        def recorded(call: str) -> Kind | None:
-            self.sites.append(f"{call} at {asker()}")
-            return before(call)
-
-        world.faults.before = recorded  # type: ignore[method-assign]
+        world.faults.seen = lambda call: self.sites.append(f"{call} at {asker()}")
         return self
 
 
@@ -51,6 +45,7 @@ def submit(world: World) -> None:
     """A person whose request was not answered asks again, as the same name and spec allow."""
     world.submit(NAME, Decimal(11), 1)
     while NAME not in world.store.saved:
+        world.run_for(15 * SECOND)
         world.submit(NAME, Decimal(11), 1)
 
 
@@ -83,8 +78,9 @@ def every_event_comes_twice(world: World) -> None:
 def cancelled(world: World) -> None:
     submit(world)
     world.run_for(25 * MINUTE)
-    for _ in range(3):  # until it is answered
+    for _ in range(4):  # until it is answered
         world.ask(lambda: world.shell.tell(NAME, ev.CancelAsked("me")))
+        world.run_for(20 * SECOND)
     world.run_for(60 * MINUTE)
 
 
@@ -92,8 +88,9 @@ def suspended_and_resumed(world: World) -> None:
     submit(world)
     world.run_for(15 * MINUTE)
     for asked in (ev.SuspendAsked("me"), ev.ResumeAsked("me")):
-        for _ in range(3):
+        for _ in range(4):
             world.ask(lambda asked=asked: world.shell.tell(NAME, asked))  # type: ignore[misc]
+            world.run_for(20 * SECOND)
         world.run_for(30 * MINUTE)
     world.run_for(120 * MINUTE)
 

@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -32,6 +33,18 @@ def test_a_submitted_run_is_launched_and_the_same_again_is_the_same_run(stage: D
         json.loads(stage.s3.get_object(Bucket=BUCKET, Key="runs/cloud_prod_001/spec.json")["Body"].read())
         == run["spec"]
     )
+
+
+def test_a_spec_that_did_not_reach_the_bucket_does_when_the_run_is_asked_for_again(
+    stage: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.c.bucket, "put_spec", Mock(side_effect=ConnectionError))
+        with pytest.raises(ConnectionError):
+            stage.submit()
+    status, run = stage.submit()
+    kept = stage.s3.get_object(Bucket=BUCKET, Key="runs/cloud_prod_001/spec.json")["Body"].read()
+    assert (status, json.loads(kept)) == (200, run["spec"])
 
 
 def test_another_spec_of_the_name_is_refused(stage: Deployed) -> None:

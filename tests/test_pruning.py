@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 
 from chalicelib import people
 from chalicelib.contracts import api
+from chalicelib.core import events as ev
+from chalicelib.core.model import Status
 from chalicelib.store import Store
+from chalicelib.sweep import SweepFailed, sweep
 from chalicelib.upkeep import Upkeep
 from tests.controlled import BUCKET, SPEC, Deployed
 
@@ -86,6 +90,28 @@ def test_pruning_waits_for_ten_minutes_and_not_at_the_end(stage: Deployed) -> No
     assert run
     Upkeep(stage.c, stage.clock.now, stage.clock.now).prune(run)
     assert [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]] == [80, 70, 60]
+
+
+def test_what_came_after_the_last_pruning_is_pruned_once_the_run_has_ended(stage: Deployed) -> None:
+    """Exit and end of the instance may both come between two passes, so that none sees an agent leave."""
+    stage.training()
+    for step in (10, 20, 30, 40, 50):
+        stage.publish(1, step)
+    stage.beat(step=50, checkpoint={"step": 50, "bytes": 1, "final": True})
+    stage.leave(reason="exit_code", code=1)
+    run = stage.c.shell.on_instance(ev.InstanceState(stage.instance(1), "terminated"))
+    assert run
+    assert (run.status, run.live, list(stage.c.store.live())) == (Status.FAILED, (), [run.name])
+
+    def swept() -> list[int]:
+        around = Upkeep(stage.c, stage.clock.now, stage.clock.now)
+        sweep(stage.c.shell, stage.c.store.glances(), [], around, stage.clock.now).check()
+        return [c["step"] for c in people.checkpoints(stage.c, SPEC["name"], {})["checkpoints"]]
+
+    with patch.object(stage.c.bucket, "prune", side_effect=ConnectionError), pytest.raises(SweepFailed):
+        swept()
+    assert swept() == [50, 40, 30]
+    assert list(stage.c.store.live()) == []
 
 
 def test_what_is_pruned_costs_nothing_more(stage: Deployed) -> None:

@@ -1,60 +1,32 @@
-"""Nothing is lost at a real call: a life is recorded through boto3's clients, then lived again with a fault at each site's call.
+"""Nothing is lost at a real call: lives are recorded through boto3's clients, then lived again with a fault at each site.
 
-A site is an operation with the controller's lines that asked for it, found by recording and not listed by hand. `make test` meets
-every fourth site, each with another kind of fault; `make faults` each site with each kind.
+Sites are found by recording and not listed by hand; each counts in the first scenario that has it. `make test` meets some of
+each scenario's, each with another kind of fault; `make faults` each site with each kind, at its first call and at its last.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import boto3
 import pytest
 from moto import mock_aws
 
+from chalicelib.core.money import rates_in
 from chalicelib.telemetry import logger
-from tests.calls import Calls, Kind
-from tests.conftest import TRIED
-from tests.real_life import Life
+from spotrelay.deploying import ROOT
+from tests.real_life import Scenario
+from tests.real_lives import Lives, operations_in
+from tests.real_scenarios import SCENARIOS
+from tests.sim.faults import Kind
 
 EVERY = os.environ.get("SPOT_RELAY_FAULTS") == "all"
-SERVICES = {"functions": "lambda"} | {n: n for n in ("dynamodb", "s3", "ec2", "sts", "scheduler", "sns", "pricing")}
+SAMPLE = 6  # of so many sites one, in `make test`
 
-
-@dataclass
-class Lives:
-    """Lives one after another, on the same clients."""
-
-    calls: Calls
-    clients: dict[str, Any]
-    numbers: Iterator[int]
-    first: dict[str, int]  # the number of the first call of each site, in a life without a fault
-
-    def problems(self, n: int = 0, kind: Kind | None = None) -> list[str]:
-        life = Life(self.clients, self.calls, next(self.numbers))
-        self.calls.answers = life.ec2.answers()
-        self.calls.pause()
-        life.prepare()
-        self.calls.begin(n, kind)
-        with self.calls.doubled():
-            run = life.live()
-        return life.wrong(run)
-
-    def met(self, site: str, kind: Kind) -> list[str]:
-        """What went wrong with this fault there. Counted."""
-        TRIED["real faults"] = TRIED.get("real faults", 0) + 1
-        TRIED["real sites"] = TRIED.get("real sites", set()) | {site}
-        try:
-            problems = self.problems(self.first[site], kind)
-        except AssertionError as error:
-            problems = [str(error)]
-        if self.calls.fired != site:
-            problems.append(f"the fault was met at {self.calls.fired or 'no call'} instead")
-        return [f"{site}, {kind}: {problem}" for problem in problems]
+# What code here names and no scenario calls, with the reason.
+NEVER_CALLED: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")
@@ -64,25 +36,47 @@ def lives() -> Iterator[Lives]:
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "test")
-        session = boto3.Session(region_name="us-east-1")
-        calls = Calls(session)
-        clients: dict[str, Any] = {name: session.client(service) for name, service in SERVICES.items()}  # type: ignore[call-overload]
-        made = Lives(calls, {**clients, "session": session}, itertools.count(), {})
-        assert made.problems() == []
-        for n, site in enumerate(calls.sites, 1):
-            made.first.setdefault(site, n)
-        yield made
+        yield Lives(SCENARIOS)
     logger.setLevel(level)
 
 
-def test_a_fault_at_a_real_call_loses_nothing(lives: Lives) -> None:
-    kinds = itertools.cycle(Kind)
-    wrong = [problem for site in list(lives.first)[::4] for problem in lives.met(site, next(kinds))]
+def test_every_operation_that_the_controller_can_call_is_called_in_a_life(lives: Lives) -> None:
+    called = {site.partition(" at ")[0] for scenario in SCENARIOS for site in lives.recorded(scenario)}
+    assert operations_in(ROOT / "chalicelib", lives.services) == called | set(NEVER_CALLED)
+    assert not called & set(NEVER_CALLED)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_fault_at_a_real_call_loses_nothing(lives: Lives, scenario: Scenario) -> None:
+    kinds, calls = itertools.cycle(Kind), [first for first, _ in lives.own(scenario).values()]
+    wrong = [problem for n in calls[::SAMPLE] for problem in lives.met(scenario, n, next(kinds))]
     assert not wrong, "\n".join(wrong)
+
+
+BROKEN: dict[str, tuple[str, Callable[..., Any]]] = {
+    "train at once": ("chalicelib.core.apply.blocked", lambda *_: False),
+    "began at step 0": ("chalicelib.bucket.Bucket.published", lambda *_: ()),
+    "EC2 charges": ("chalicelib.core.leases.rates_in", lambda price, *given: rates_in(price / 2, *given)),
+    "schedules are left": ("chalicelib.watchdog.Watchdog.clear", lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("problem", BROKEN)
+def test_what_the_controller_does_wrong_is_seen(lives: Lives, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(*BROKEN[problem])
+    assert any(problem in found for found in lives.problems(SCENARIOS[0]))
+
+
+def test_an_instance_that_is_never_ended_is_seen(lives: Lives, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = next(scenario for scenario in SCENARIOS if scenario.name == "silent")
+    monkeypatch.setattr("chalicelib.fleet.Fleet.end", lambda *_: None)
+    assert any("instances are left" in found for found in lives.problems(silent))
 
 
 @pytest.mark.skipif(not EVERY, reason="make faults meets each fault at each site")
 @pytest.mark.parametrize("kind", Kind)
-def test_each_fault_at_each_real_call_loses_nothing(lives: Lives, kind: Kind) -> None:
-    wrong = [problem for site in lives.first for problem in lives.met(site, kind)]
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_each_fault_at_each_real_call_loses_nothing(lives: Lives, scenario: Scenario, kind: Kind) -> None:
+    calls = sorted({n for each in lives.own(scenario).values() for n in each})
+    wrong = [problem for n in calls for problem in lives.met(scenario, n, kind)]
     assert not wrong, "\n".join(wrong)

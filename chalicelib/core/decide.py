@@ -6,6 +6,7 @@ An event is first written into the run as a fact (`apply`), then what follows fr
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from chalicelib.core import apply
@@ -53,5 +54,7 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
             return apply.priced(run, event)
         case ev.CancelAsked() | ev.SuspendAsked() | ev.ResumeAsked():
             return apply.asked(run, event, now)
+        case ev.Tidied():
+            return replace(run, tidied=run.untidy or run.tidied)
         case ev.Submitted() | ev.Tick():
             return run

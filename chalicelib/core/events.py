@@ -188,6 +188,11 @@ class WatchdogSet:
 
 
 @dataclass(frozen=True)
+class Tidied:
+    """Of an ended run's checkpoints those that nobody needs are deleted."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """The sweep came by; deadlines are compared with now."""
 
@@ -210,6 +215,7 @@ Event = (
     | Renewed
     | WatchdogSet
     | Priced
+    | Tidied
     | Tick
 )
 

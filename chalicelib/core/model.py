@@ -265,11 +265,18 @@ class Run:
     retry_at: datetime | None = None
     refused_at: datetime | None = None  # when the month's money last refused it
     ran: timedelta = field(default=timedelta())  # running time of ended attempts
+    tidied: bool = False  # after its end the checkpoints that nobody needs were deleted
     version: int = 0
 
     @property
     def live(self) -> tuple[Attempt, ...]:
         return tuple(a for a in self.attempts if a.live)
+
+    @property
+    def untidy(self) -> bool:
+        """It has ended and told of checkpoints, of which some may be needless since it was last looked at."""
+        over = self.status.ended and not self.live and not self.tidied
+        return over and any(a.step is not None for a in self.attempts)
 
     @property
     def newest(self) -> Attempt | None:

@@ -228,7 +228,7 @@ def next_deadline(run: Run, now: datetime, policy: Policy) -> datetime | None:
     if times:
         return min(times)
     if run.status.ended:
-        return None
+        return now if run.untidy else None
     if run.status is Status.SUSPENDED:
         return turn(now, policy) if run.wanted_reason is Reason.BUDGET else now + 30 * _DAY
     return now

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Agent", "Refused", "Unreachable"]
 
 BEAT, URGENT, SAVE_EVERY = timedelta(minutes=5), timedelta(seconds=15), timedelta(minutes=10)
+LOOK = timedelta(seconds=5)  # at the time, once there is a notice, whether or not a heartbeat hangs
 SAVING = timedelta(seconds=20)  # a save and its upload
 CLAIM_PATIENCE, REPORT_PATIENCE, GRACE = timedelta(seconds=540), timedelta(seconds=120), timedelta(minutes=5)
 
@@ -58,7 +59,7 @@ class Agent:
         self.published: int | None = None
         self.final = False  # its last word is in the bucket
         self.leaving = self.saving = False
-        self.urgent = False
+        self.urgent = self._beating = False
         self._beats = 0
         self.since = world.now
         self.torn: list[dict[str, int]] = []
@@ -108,7 +109,7 @@ class Agent:
         answer = self._asked(
             lambda: self.world.routes.claim(self, ready=True), self.ready, lambda: self.leave("boot_failed")
         )
-        if answer is None:
+        if answer is None or self.leaving:
             return
         self._take(answer)
         if answer["action"] == "wait":
@@ -155,9 +156,14 @@ class Agent:
         """Tell how it goes, and do as one is told; more often when there is a notice or a handoff."""
         if self.leaving:
             return
+        if self._beating:  # the pulse is one thread
+            self._again(timedelta(seconds=1), self.beat)
+            return
         self.pulse.tell(step=self.step() if self.began else None)
+        self._beating = True
         self.pulse.once()
-        if self._wished():
+        self._beating = False
+        if not self.alive or self._wished():
             return
         pace = URGENT if self.urgent or self.pulse.noticed else BEAT
         left = timedelta(seconds=(self.pulse.seconds_left() or 0) - DRAIN_BEFORE_LEASE_END_S)
@@ -165,6 +171,11 @@ class Agent:
         self._beats += 1
         turn = self._beats
         self._again(after, lambda: self.beat() if turn == self._beats else None)
+
+    def look(self) -> None:
+        """As the main thread does all the time."""
+        if not self._wished():
+            self._again(LOOK, self.look)
 
     def finish(self) -> None:
         if self.training:
@@ -209,7 +220,8 @@ class Agent:
 
     def noticed(self) -> None:
         """EC2's notice, seen in the metadata service within seconds."""
-        self._again(timedelta(seconds=5), self.beat)
+        self._again(LOOK, self.beat)
+        self._again(2 * LOOK, self.look)
 
     def cut(self, span: timedelta) -> None:
         """It reaches neither the controller nor the bucket for a while; its trainer goes on."""
@@ -278,9 +290,10 @@ class Agent:
         given_up: Callable[[], None],
         patience: timedelta = CLAIM_PATIENCE,
     ) -> dict[str, Any] | None:
-        """The answer; None when there is none yet, and it is asked again until the patience is over."""
+        """The answer; None when there is none yet, and it is asked again until the patience is over. None for the dead."""
         try:
-            return ask()
+            answer = ask()
+            return answer if self.alive else None
         except Refused:
             return {"action": "superseded", "reason": "superseded", "message": "", "linger_s": 0}
         except Unreachable:

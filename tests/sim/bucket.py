@@ -39,11 +39,11 @@ class SimBucket(Bucket):
                 self.torn.add((run, attempt, step))
 
     def published(self, run: Run, before: int) -> tuple[Counted, ...]:
-        self._faults.after(self._faults.before("ListObjectsV2 published"))
+        self._faults.read("s3", "ListObjectsV2 published")
         return super().published(run, before)
 
     def restorable(self, run: Run, most: int = 10) -> list[Counted]:
-        self._faults.after(self._faults.before("ListObjectsV2 restorable"))
+        self._faults.read("s3", "ListObjectsV2 restorable")
         return super().restorable(run, most)
 
     def attempts(self, run: str) -> list[int]:

@@ -16,7 +16,7 @@ from chalicelib.core import events as ev
 from chalicelib.core.leases import Evidence
 from chalicelib.core.model import Attempt, Offer, PriceSource, Run
 from chalicelib.fleet import Unanswered
-from tests.sim.faults import CallFailed, Faults
+from tests.sim.faults import CallFailed, Faults, NoAnswer
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 DISK_USD_MONTH = Decimal("0.08") * 50
@@ -80,10 +80,13 @@ class Instance:
         return self.ended_at is None
 
     def bill(self, now: datetime, month: Callable[[datetime], str]) -> dict[str, Decimal]:
-        """USD by month up to now: the price in force at each moment, volume and address, a minute at least."""
+        """USD by month up to now: the price in force at each moment, volume and address, a minute at least.
+
+        What is left of that minute when it has ended costs what its last moment did.
+        """
         end = max(self.ended_at or now, self.launched_at + MINUTE)
         free = self.reason == BY_EC2 and self.ended_at is not None and self.ended_at - self.launched_at < HOUR
-        changes = self.pool.changes(self.launched_at, end)
+        changes = self.pool.changes(self.launched_at, self.ended_at or now)
         bill: dict[str, Decimal] = {}
         for start, stop in zip([self.launched_at, *changes], [*changes, end], strict=True):
             usd = ZERO if free else min(self.pool.price(start), self.max_price)
@@ -132,13 +135,13 @@ class SimEc2:
     # -- what the shell asks (fleet, watchdog, meter) ------------------------------------------------------------------
 
     def launch(self, run: str, attempt: Attempt) -> ev.Launched | ev.LaunchRefused:
+        """As `fleet`: an error of EC2's leaves open what came of it; no answer at all rises as it is."""
         try:
-            met = self.faults.before("CreateFleet")
-            answer = self._launch(run, attempt)
-            self.faults.after(met)
+            return self.faults.call("ec2", "CreateFleet", lambda: self._launch(run, attempt))
+        except NoAnswer:
+            raise
         except CallFailed as error:
             raise Unanswered(str(error)) from error
-        return answer
 
     def _launch(self, run: str, attempt: Attempt) -> ev.Launched | ev.LaunchRefused:
         assert attempt.launch
@@ -191,7 +194,7 @@ class SimEc2:
         return instance
 
     def find(self, run: str, attempt: Attempt) -> ev.Launched | None:
-        self.faults.after(self.faults.before("DescribeInstances tags"))
+        self.faults.read("ec2", "DescribeInstances tags")
         return self._tagged(run, attempt)
 
     def _tagged(self, run: str, attempt: Attempt) -> ev.Launched | None:
@@ -204,25 +207,21 @@ class SimEc2:
         return None
 
     def end(self, instance_id: str) -> None:
-        met = self.faults.before("TerminateInstances")
-        self.stop(instance_id, BY_USER)
-        self.faults.after(met)
+        self.faults.call("ec2", "TerminateInstances", lambda: self.stop(instance_id, BY_USER))
 
     def set(self, instance_id: str, at: datetime, moves: bool) -> None:
-        met = self.faults.before("UpdateSchedule" if moves else "CreateSchedule")
-        self.entries[instance_id] = at
-        self.scheduled(instance_id, at)
-        self.faults.after(met)
+        def act() -> None:
+            self.entries[instance_id] = at
+            self.scheduled(instance_id, at)
+
+        self.faults.call("scheduler", "UpdateSchedule" if moves else "CreateSchedule", act)
 
     def clear(self, instance_id: str) -> None:
-        met = self.faults.before("DeleteSchedule")
-        self.entries.pop(instance_id, None)
-        self.faults.after(met)
+        self.faults.call("scheduler", "DeleteSchedule", lambda: self.entries.pop(instance_id, None))
 
     def evidence(self, run: Run, attempt: Attempt, now: datetime) -> Evidence:
         """What EC2 can prove; an hour after its end it has forgotten the instance."""
-        met = self.faults.before("DescribeInstances id")
-        self.faults.after(met)
+        self.faults.read("ec2", "DescribeInstances id")
         found = self.instances.get(attempt.instance_id or "")
         if found is None or attempt.lease is None:
             return Evidence()

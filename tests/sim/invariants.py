@@ -30,7 +30,7 @@ CANARY = "planted-secret-0f3b"
 OVERDUE = 15  # passes of the sweep that worked and left something due undone
 SCHEDULER_LATE = timedelta(seconds=60)
 # What a fault, or the money, lets a part of the sweep fail with; anything else is a defect.
-_FAILURES = ("CallFailed", "Conflict", "Unanswered", "Died", "OverLimit")
+_FAILURES = ("CallFailed", "NoAnswer", "Conflict", "Unanswered", "Died", "OverLimit")
 
 
 class Invariants:

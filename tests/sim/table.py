@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from chalicelib.codec import plain
@@ -16,7 +17,7 @@ from chalicelib.core.news import News
 from chalicelib.glances import Glance, from_text, glance, to_text
 from chalicelib.ledger import LimitTooLow
 from chalicelib.store import Conflict, Exists, OverLimit
-from tests.sim.faults import Faults
+from tests.sim.faults import Faults, no_faults
 
 ZERO = Decimal(0)
 
@@ -65,34 +66,37 @@ class FakeLedger:
         return [plain(line) for (name, _, _), line in sorted(self.lines_of.items()) if name == run]
 
     def open(self, months: Iterable[str]) -> bool:
-        met = self.faults.before("PutItem month")
-        new = False
-        for month in months:
-            if month not in self.months:
-                self.months[month], new = Account(self.limit(), self.limit()), True
-        self.faults.after(met)
+        """One call a month: that it is there already is no error."""
+        made = [self.faults.call("dynamodb", "PutItem month", partial(self._open, month)) for month in months]
+        return any(made)
+
+    def _open(self, month: str) -> bool:
+        new = month not in self.months
+        if new:
+            self.months[month] = Account(self.limit(), self.limit())
         return new
 
     def raised_at(self) -> datetime | None:
         return self.was_raised_at
 
     def set_limit(self, usd: Decimal, months: list[str], now: datetime) -> None:
+        self.faults.call("dynamodb", "TransactWriteItems limit", lambda: self._set_limit(usd, months, now), once=True)
+
+    def _set_limit(self, usd: Decimal, months: list[str], now: datetime) -> None:
         for month in months:
             account = self.months[month]
             if usd < account.settled + account.reserved:
                 raise LimitTooLow(month, account.as_dict())
-        met = self.faults.before("TransactWriteItems limit")
         self.set_to = usd
         for month in months:
             account = self.months[month]
             self.was_raised_at = now if usd > account.limit else self.was_raised_at
             account.free, account.limit = account.free + usd - account.limit, usd
-        self.faults.after(met)
 
 
 class FakeStore:
     def __init__(self, limit_usd: Decimal, faults: Faults | None = None) -> None:
-        self.faults = faults or Faults()
+        self.faults = faults or no_faults()
         self.ledger = FakeLedger(limit_usd, self.faults)
         self.saved: dict[str, Run] = {}
         self.specs: dict[str, tuple[dict[str, Any], str]] = {}
@@ -101,37 +105,41 @@ class FakeStore:
         self.news: list[News] = []
 
     def create(self, run: Run, spec: dict[str, Any], spec_hash: str) -> Run:
+        return self.faults.call(
+            "dynamodb", "TransactWriteItems create", lambda: self._create(run, spec, spec_hash), once=True
+        )
+
+    def _create(self, run: Run, spec: dict[str, Any], spec_hash: str) -> Run:
         if run.name in self.saved:
             raise Exists(run.name)
-        met = self.faults.before("TransactWriteItems create")
         run = replace(run, version=1)
         self.saved[run.name] = run
         self.specs[run.name] = (spec, spec_hash)
         self.ledger.of_runs[run.name] = Account(run.limits.cost_usd, run.limits.cost_usd)
         self._note(run, (Note(run.reason, run.message),), run.created_at)
-        self.faults.after(met)
+        self.changed(None, run, ())
         return run
 
     def load(self, name: str) -> Run | None:
-        self.faults.after(self.faults.before("GetItem run"))
+        self.faults.read("dynamodb", "GetItem run")
         return self.saved.get(name)
 
     def spec(self, name: str) -> tuple[dict[str, Any], str] | None:
         return self.specs.get(name)
 
     def run_on(self, instance_id: str) -> str | None:
-        self.faults.after(self.faults.before("GetItem instance"))
+        self.faults.read("dynamodb", "GetItem instance")
         return self.instances.get(instance_id)
 
     def live(self) -> Iterator[str]:
         return (seen.name for seen in self.glances())
 
     def glances(self) -> Iterator[Glance]:
-        self.faults.after(self.faults.before("Scan live"))
+        self.faults.read("dynamodb", "Scan live")
         return iter([from_text(run.name, to_text(glance(run))) for run in self.saved.values() if run.deadline])
 
     def load_many(self, names: Iterable[str]) -> dict[str, Run]:
-        self.faults.after(self.faults.before("BatchGetItem runs"))
+        self.faults.read("dynamodb", "BatchGetItem runs")
         return {name: self.saved[name] for name in names if name in self.saved}
 
     def save(
@@ -143,22 +151,36 @@ class FakeStore:
         notes: Sequence[Note] = (),
         news: Sequence[News] = (),
     ) -> Run:
-        met = self.faults.before("TransactWriteItems run")
-        if self.saved[before.name].version != before.version:
-            raise Conflict(after.name)
         after = replace(after, version=before.version + 1)
+        money, lines = movements(before, after, policy), line_changes(before, after, policy)
         raised = after.limits.cost_usd - before.limits.cost_usd
-        self._move(after.name, movements(before, after, policy), raised)
-        for change in line_changes(before, after, policy):
-            self._line(after.name, change)
+        if unopened := [month for month in {move.month: None for move in money} if month not in self.ledger.months]:
+            self.ledger.open(unopened)
+        known = {a.instance_id for a in before.attempts}
+        alone = not (money or lines or raised or notes or news or {a.instance_id for a in after.attempts} - known)
+
+        def act() -> Run:
+            if self.saved[before.name].version != before.version:
+                raise Conflict(after.name)
+            self._move(after.name, money, raised)
+            for change in lines:
+                self._line(after.name, change)
+            self._save(after, now, notes, news)
+            self.changed(before, after, notes)
+            return after
+
+        return self.faults.call("dynamodb", f"{'PutItem' if alone else 'TransactWriteItems'} run", act, once=not alone)
+
+    def changed(self, before: Run | None, after: Run, notes: Sequence[Note]) -> None:
+        """Told of each change when it is made."""
+
+    def _save(self, after: Run, now: datetime, notes: Sequence[Note], news: Sequence[News]) -> None:
         self.saved[after.name] = after
         for attempt in after.attempts:
             if attempt.instance_id:
                 self.instances[attempt.instance_id] = after.name
         self._note(after, notes, now)
         self.news += news
-        self.faults.after(met)
-        return after
 
     def timeline(self, name: str, limit: int = 100, after: str = "") -> tuple[list[dict[str, Any]], str | None]:
         return [note for run, note in self.told if run == name][:limit], None
@@ -168,7 +190,6 @@ class FakeStore:
         needs: dict[str, Decimal] = {}
         for move in money:
             needs[move.month] = needs.get(move.month, ZERO) + move.needs
-        self.ledger.open([month for month in needs if month not in self.ledger.months])
         for month, needed in needs.items():
             if needed > 0 and self.ledger.months[month].free < needed:
                 raise OverLimit("month", needed)

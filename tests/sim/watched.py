@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chalicelib.core import events as ev
 from chalicelib.core.events import Note
-from chalicelib.core.model import Attempt, Offer, Policy, Run
-from chalicelib.core.news import News
+from chalicelib.core.model import Attempt, Offer, Run
 from chalicelib.glances import Glance, from_text, glance, to_text
 from tests.sim.ec2 import SimEc2
 from tests.sim.faults import Faults
@@ -27,31 +26,7 @@ class WatchedStore(FakeStore):
         self.watch: Invariants
         self._live: dict[str, Glance] = {}
 
-    def create(self, run: Run, spec: dict[str, Any], spec_hash: str) -> Run:
-        known = run.name in self.saved
-        try:
-            return super().create(run, spec, spec_hash)
-        finally:
-            if not known and run.name in self.saved:
-                self._changed(None, self.saved[run.name])
-
-    def save(
-        self,
-        before: Run,
-        after: Run,
-        now: datetime,
-        policy: Policy,
-        notes: Sequence[Note] = (),
-        news: Sequence[News] = (),
-    ) -> Run:
-        was = self.saved[before.name]
-        try:
-            return super().save(before, after, now, policy, notes, news)
-        finally:
-            if self.saved[before.name] is not was:
-                self._changed(was, self.saved[before.name], notes)
-
-    def _changed(self, before: Run | None, after: Run, notes: Sequence[Note] = ()) -> None:
+    def changed(self, before: Run | None, after: Run, notes: Sequence[Note]) -> None:
         if after.deadline:
             self._live[after.name] = from_text(after.name, to_text(glance(after)))
         else:
@@ -60,7 +35,7 @@ class WatchedStore(FakeStore):
 
     def glances(self) -> Iterator[Glance]:
         """The same as the table's, without making each anew each minute."""
-        self.faults.after(self.faults.before("Scan live"))
+        self.faults.read("dynamodb", "Scan live")
         return iter(list(self._live.values()))
 
     def live_glances(self) -> list[Glance]:

@@ -51,7 +51,7 @@ class World:
         """`name` says how this world is made again; a broken invariant tells it."""
         self.now, self.name = start, name
         self.policy = Policy()
-        self.faults = Faults()
+        self.faults = Faults(lambda: self.now, self.run_for)
         self.story = Story()
         pools = [
             Pool(kind, zone, [(start - timedelta(days=1), Decimal(usd))])
@@ -104,13 +104,14 @@ class World:
         self.at(self.now + after, lambda: what() if agent.alive else None)
 
     def run_for(self, span: timedelta) -> None:
+        """Also called in the middle of what happens, while a call of it hangs."""
         end = self.now + span
         while self._queue and self._queue[0][0] <= end:
             self.now, _, what = heapq.heappop(self._queue)
             what()
             self.happened += 1
             self.invariants.check()
-        self.now = end
+        self.now = max(self.now, end)
         self.invariants.check()
 
     # -- the controller, as Lambda runs it -----------------------------------------------------------------------------

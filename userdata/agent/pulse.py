@@ -140,7 +140,8 @@ class Pulse:
 
     @property
     def wish(self) -> str:
-        """ "" (go on), drain, stop or superseded."""
+        """ "" (go on), drain, stop or superseded. Minds the time by itself: the thread's heartbeat may hang when it runs out."""
+        self._mind_the_time()
         with self._lock:
             return self._wish
 
@@ -162,8 +163,8 @@ class Pulse:
 
     def check(self) -> None:
         """For work that can be broken off: raises Leave when the attempt is to end."""
-        with self._lock:
-            if self._wish:
+        if self.wish:
+            with self._lock:
                 raise Leave(self._wish, self._reason, self._message)
 
     def once(self) -> None:
