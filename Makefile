@@ -59,7 +59,8 @@ bench: .venv/.installed  ## the design's numbers, reached beside wanted (about t
 
 faults: .venv/.installed  ## every fault at every AWS call of controller and agent, simulated and real (about ten minutes)
 	SPOT_RELAY_FAULTS=all $(PY) -m pytest --numprocesses 2 --dist load tests/test_every_fault.py tests/test_real_faults.py \
-	  tests/test_agent_under_attack.py tests/test_agent_api_faults.py tests/test_agent_at_scale.py
+	  tests/test_agent_under_attack.py tests/test_agent_api_faults.py tests/test_agent_metadata.py tests/test_agent_death.py \
+	  tests/test_agent_credentials.py tests/test_agent_at_scale.py
 
 storm: .venv/.installed  ## a third of 10,000 live runs lost in one minute (about five minutes; RUNS=)
 	SPOT_RELAY_STORM=$(or $(RUNS),10000) $(PY) -m pytest tests/test_storm.py

@@ -1,7 +1,8 @@
 """The agent's calls to the controller: POST, JSON, signed with the instance role.
 
 Throttles, 5xx, lost connections and a 409 with code `retry` are tried again with growing, jittered pauses; every other
-refusal is an answer and is raised as Refused.
+refusal of the controller's own is an answer and is raised as Refused. What refuses in front of it (a signature that has
+expired, a role that IAM does not know yet) says nothing about the attempt and is tried again too.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from botocore.exceptions import HTTPClientError
 from botocore.httpsession import URLLib3Session
 from botocore.utils import InstanceMetadataFetcher
 from clock import Clock
+from imds import ImdsError, patiently
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 20.0
+_NOT_SIGNED_S = 120  # a role that is new is known everywhere by then
 
 
 class Refused(Exception):
@@ -39,14 +42,30 @@ class Gone(Exception):
     """The wait was broken off by the caller."""
 
 
-def instance_role() -> Credentials:
-    """The instance role's credentials; they renew themselves. AWS_EC2_METADATA_SERVICE_ENDPOINT is honoured."""
+class _NotSigned(Exception):
+    """The instance role's credentials can't be had at the moment."""
+
+
+def instance_role(clock: Clock, timeout: float = 2) -> Credentials:
+    """The instance role's credentials; they renew themselves. AWS_EC2_METADATA_SERVICE_ENDPOINT is honoured.
+
+    `timeout` is for one request, in seconds. Raises ImdsError when the metadata service gives none for a while.
+    """
     config = {"ec2_metadata_service_endpoint": os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT")}
-    fetcher = InstanceMetadataFetcher(timeout=2, num_attempts=5, config={k: v for k, v in config.items() if v})
-    credentials = InstanceMetadataProvider(iam_role_fetcher=fetcher).load()
-    if credentials is None:
-        raise Unreachable("The metadata service gives no credentials: has the instance a profile?")
-    return credentials
+    given = {name: value for name, value in config.items() if value}
+
+    def load() -> Credentials:
+        # botocore tries again at once, and takes one token that is late for a service without tokens.
+        fetcher = InstanceMetadataFetcher(timeout=timeout, num_attempts=5, config=given)
+        try:
+            credentials = InstanceMetadataProvider(iam_role_fetcher=fetcher).load()
+        except Exception as error:  # whatever it makes of an answer that is none
+            raise ImdsError(f"The metadata service gives no credentials that can be read: {error}.") from error
+        if credentials is None:
+            raise ImdsError("The metadata service gives no credentials: has the instance a profile?")
+        return credentials
+
+    return patiently(load, clock)
 
 
 class Api:
@@ -83,23 +102,26 @@ class Api:
     ) -> Any:
         """The answer's JSON. `patience`: seconds to keep trying. Raises Refused, Unreachable, Gone."""
         until = self._clock.monotonic() + patience
+        denied_until: float | None = None
         pause = _FIRST_PAUSE
         while True:
             asked_pause = 0.0
             try:
                 status, answer = self._post(f"{self._base}/{route}", body)
-                if 200 <= status < 300:
+                said = answer if isinstance(answer, dict) else {}
+                if 200 <= status < 300 and isinstance(answer, dict):
                     return answer
-                error = answer.get("error") if isinstance(answer, dict) else None
+                error = said.get("error")
                 error = error if isinstance(error, dict) else {}
                 code, message = str(error.get("code", "")), str(error.get("message", ""))
-                if not (status >= 500 or status == 429 or (status == 409 and code == "retry")):
+                if code and not (status >= 500 or status == 429 or (status == 409 and code == "retry")):
                     raise Refused(status, code, message)
-                if isinstance(answer, dict):
-                    retry_in = answer.get("retry_in_s") or error.get("retry_in_s") or 0
-                    asked_pause = float(retry_in)
-                last = f"{status} {message}"
-            except HTTPClientError as failure:
+                if status in (401, 403):
+                    denied_until = denied_until or self._clock.monotonic() + self._clock.scaled(_NOT_SIGNED_S, 15)
+                    until = min(until, denied_until)
+                asked_pause = float(said.get("retry_in_s") or error.get("retry_in_s") or 0)
+                last = f"{status} {message or said.get('message') or said.get('Message') or ''}".rstrip()
+            except (HTTPClientError, _NotSigned) as failure:
                 last = str(failure)
             wait = max(asked_pause, self._clock.scaled(pause, 0.05) * (0.5 + self._jitter()))
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -116,7 +138,12 @@ class Api:
             data=json.dumps(self._redact(body)).encode(),
             headers={"content-type": "application/json"},
         )
-        SigV4Auth(self._credentials, "execute-api", self._region).add_auth(request)
+        try:
+            # All three at once: were they renewed in between, the signature would be of neither.
+            frozen = self._credentials.get_frozen_credentials()
+        except Exception as error:  # botocore hands on whatever the renewal met
+            raise _NotSigned(f"the instance role's credentials can't be renewed: {error}") from error
+        SigV4Auth(frozen, "execute-api", self._region).add_auth(request)
         response = self._http.send(request.prepare())
         try:
             return response.status_code, json.loads(response.content or b"null")

@@ -8,14 +8,27 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from clock import Clock
 
+_T = TypeVar("_T")
+
 _TOKEN_TTL = 21600
 _TAG = "spot-relay:"
+_LIKE = {  # what a tag looks like; anything else is an answer of somebody else's
+    "stage": r"[A-Za-z0-9_-]+",
+    "run": r"[a-z0-9][a-z0-9_-]{0,62}",
+    "attempt": r"[1-9][0-9]{0,8}",
+    "api": r"https?://[A-Za-z0-9.:/_%\[\]-]+",
+    "bucket": r"[a-z0-9][a-z0-9.-]+",
+}
+_REGION = r"[a-z]{2}(-[a-z]+)+-[0-9]+"
 
 
 class ImdsError(Exception):
@@ -37,6 +50,18 @@ def parse_time(text: str) -> datetime:
     """ISO 8601, in UTC."""
     parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def patiently(ask: Callable[[], _T], clock: Clock) -> _T:
+    """Ask five times within 8 s, as the service may be slow or throttled while an instance boots. Raises ImdsError."""
+    for pause in (0.5, 1, 2, 4, None):
+        try:
+            return ask()
+        except ImdsError:
+            if pause is None:
+                raise
+            clock.sleep(clock.scaled(pause))
+    raise AssertionError("unreachable")
 
 
 class Imds:
@@ -64,19 +89,27 @@ class Imds:
         return body
 
     def identity(self) -> Identity:
-        """Raises ImdsError, also when a tag is missing."""
+        """Raises ImdsError, also when a tag is missing or is not what such a tag looks like."""
 
         def tag(name: str) -> str:
-            value = self.get(f"meta-data/tags/instance/{_TAG}{name}")
+            value = (self.get(f"meta-data/tags/instance/{_TAG}{name}") or "").strip()
             if not value:
                 raise ImdsError(f"The instance has no tag {_TAG}{name}.")
-            return value.strip()
+            if not re.fullmatch(_LIKE[name], value):
+                raise ImdsError(f"The instance's tag {_TAG}{name} can't be {value[:100]!r}.")
+            return value
 
         return Identity(tag("stage"), tag("run"), int(tag("attempt")), tag("api").rstrip("/"), tag("bucket"))
 
     def region(self) -> str:
+        """Raises ImdsError: what is signed for another region than the instance's is refused everywhere."""
         known = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return known or (self.get("meta-data/placement/region") or "").strip() or "us-east-1"
+        if known:
+            return known
+        found = (self.get("meta-data/placement/region") or "").strip()
+        if not re.fullmatch(_REGION, found):
+            raise ImdsError(f"The metadata service tells no region: {found[:100]!r}.")
+        return found
 
     def ends_at(self) -> datetime | None:
         """When EC2 takes the instance back (UTC), once it has said so."""
@@ -99,6 +132,8 @@ class Imds:
             )
             if status != 200:
                 raise ImdsError(f"The metadata service gave no token: {status}.")
+            if not re.fullmatch(r"[\x21-\x7e]+", body):  # no header could carry it
+                raise ImdsError(f"The metadata service gave no token, but {body[:100]!r}.")
             self._token, self._token_until = body, self._clock.monotonic() + _TOKEN_TTL / 2
         return self._token
 

@@ -20,6 +20,7 @@ from imds import Imds, ImdsError
 DRAIN_BEFORE_LEASE_END_S = 240
 NOTICE_S = 120
 POLL_S = 5
+BLIND_AFTER = 3  # polls that failed, until it is said
 BEAT_S = 30  # until the controller says how often
 LEAST_BEAT_S = 0.2
 LEAST_MARGIN_S = 30
@@ -76,6 +77,7 @@ class Pulse:
         self._notice: datetime | None = None
         self._notice_until: float | None = None
         self._rebalance = False
+        self._failed_polls = 0
         self._next_beat = 0.0
         self.handover_s = 0.0  # what the last save and upload took; the publisher keeps it
         self._thread = threading.Thread(target=self._loop, name="pulse", daemon=True)
@@ -98,6 +100,14 @@ class Pulse:
             with self._lock:
                 self._next_beat = 0.0
             self._wake.set()
+
+    def ask_for_credentials(self) -> None:
+        """With the next heartbeat, at once: an agent that names no lease is given it again, with all that came along."""
+        with self._lock:
+            if self._lease_end is None:
+                return
+            self._lease_end = None
+        self.tell(urgent=True)
 
     def take(self, answer: dict[str, Any], asked_at: float) -> None:
         """Lease, credentials and pace from any answer of the controller.
@@ -182,11 +192,17 @@ class Pulse:
             return
         try:
             ends_at = self._imds.ends_at()
-            if not self._rebalance and self._imds.rebalance():
+            if ends_at is None and not self._rebalance and self._imds.rebalance():
                 self._rebalance = True
                 self._say("EC2 recommends rebalancing: a notice may follow")
-        except ImdsError:
+        except ImdsError as error:
+            self._failed_polls += 1
+            if self._failed_polls == BLIND_AFTER:
+                self._say(f"EC2's notice could not be seen at present, training goes on: {error}")
             return
+        if self._failed_polls >= BLIND_AFTER:
+            self._say("the metadata service answers again")
+        self._failed_polls = 0
         if ends_at is None:
             return
         with self._lock:

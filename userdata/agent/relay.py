@@ -26,7 +26,7 @@ from clock import Clock
 from courier import Courier
 from ending import Ending
 from failures import Failure, Leave, TornCheckpoint
-from imds import Identity, Imds, ImdsError
+from imds import Imds, ImdsError, patiently
 from leg import Leg
 from lent import Lent
 from logs import Log, Shipper
@@ -47,6 +47,9 @@ def main() -> int:
     attempt = Attempt(clock)
     try:
         attempt.run()
+    except (ImdsError, Refused, Unreachable) as error:
+        print(f"spot-relay: the attempt can't begin: {error}", file=sys.stderr, flush=True)
+        code = 1
     except Exception:
         # The boot script reports what an agent that breaks can't. The console can be read with EC2's API.
         print(attempt.redact(traceback.format_exc()), file=sys.stderr, flush=True)
@@ -69,9 +72,9 @@ class Attempt:
     # -- the sequence ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        me = self._identity()
-        self.me, self.region = me, self.imds.region()
-        self.role = instance_role()
+        me = patiently(self.imds.identity, self.clock)
+        self.me, self.region = me, patiently(self.imds.region, self.clock)
+        self.role = instance_role(self.clock)
         self.api = Api(me.api, me.run, me.attempt, self.role, self.region, self.clock, redact=self.redact.document)
         asked_at = self.clock.monotonic()
         claim = self.api.claim({"ready": False}, self.clock.scaled(CLAIM_PATIENCE_S, 30))
@@ -86,6 +89,7 @@ class Attempt:
         self.pulse = Pulse(
             self.api.heartbeat, self.imds, self.clock, self._arm, self.scoped.replace, self._say, self.lent.take
         )
+        self.scoped.expired = self.pulse.ask_for_credentials
         signal.signal(signal.SIGTERM, lambda *_: self.pulse.want("drain", "instance_ended", "the machine shuts down"))
         self.pulse.take(claim, asked_at)
         self.pulse.start()
@@ -233,16 +237,6 @@ class Attempt:
         return most if left is None else max(0.0, min(most, left - self.clock.scaled(POWER_OFF_S)))
 
     # -- small things ------------------------------------------------------------------------------------------------
-
-    def _identity(self) -> Identity:
-        for pause in (0.5, 1, 2, 4, None):
-            try:
-                return self.imds.identity()
-            except ImdsError:
-                if pause is None:
-                    raise
-                self.clock.sleep(self.clock.scaled(pause))
-        raise AssertionError("unreachable")
 
     def _arm(self, lease_s: float) -> None:
         # A rehearsal's `shutdown` shortens the minutes it is given, as all waits: it is given unshortened ones.

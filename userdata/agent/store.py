@@ -1,13 +1,14 @@
 """The bucket, as this attempt sees it: AWS clients with the run-scoped credentials, and S3 in the few words we need.
 
 The credentials are handed out by the controller with the claim and renewed with heartbeats; clients pick up the newest by
-themselves. Clients are made without boto3, which would only add weight to the agent.
+themselves, and ask for others when AWS says that they have expired. Clients are made without boto3, which would only add
+weight to the agent.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 MEBIBYTE = 1024 * 1024
+_EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+_EXPIRED_TRIES, _EXPIRED_PAUSE_S = 6, 1.0  # a heartbeat brings new ones meanwhile
 _COPY_LIMIT = 5 * 1024 * MEBIBYTE  # CopyObject's own bound; above it the file is sent again
 
 
 class ScopedCredentials(Credentials):
-    """Credentials that can be replaced as a whole while clients sign with them."""
+    """Credentials that can be replaced as a whole while clients sign with them. `expired` is called when AWS says so."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], expired: Callable[[], None] = lambda: None) -> None:
+        self.expired = expired
         self._replacing = threading.Lock()
         super().__init__("", "", "")
         self.replace(given)
@@ -65,7 +69,27 @@ def client(service: str, region: str, credentials: Credentials, **config: Any) -
         "read_timeout": 60,
         "retries": {"mode": "standard", "total_max_attempts": 6},
     }
-    return session.create_client(service, region_name=region, config=Config(**{**settings, **config}))
+    made = session.create_client(service, region_name=region, config=Config(**{**settings, **config}))
+    if isinstance(credentials, ScopedCredentials):
+        again = _AgainWhenExpired(credentials)
+        made.meta.events.register(f"needs-retry.{made.meta.service_model.service_id.hyphenize()}", again)
+    return made
+
+
+class _AgainWhenExpired:
+    """botocore signs anew each time it tries, but does not try again what was refused for credentials that have expired."""
+
+    def __init__(self, credentials: ScopedCredentials) -> None:
+        self._credentials = credentials
+
+    def __call__(self, response: Any, operation: Any, attempts: int, **_: Any) -> float | None:
+        """Seconds to wait, or None for all that is not about that."""
+        code = str(response[1].get("Error", {}).get("Code", "")) if response else ""
+        # What answers HEAD has no body, and so no code of its own.
+        if code not in _EXPIRED and not (code == "400" and operation.name.startswith("Head")):
+            return None
+        self._credentials.expired()
+        return _EXPIRED_PAUSE_S if attempts < _EXPIRED_TRIES else None
 
 
 def s3_client(region: str, credentials: Credentials, path_style: bool) -> S3Client:
