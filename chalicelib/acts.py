@@ -28,6 +28,22 @@ class Acts:
 
         After `kept` it is forgotten, and would be written anew.
         """
+        puts = self.writes(what, news, now, run, kept=kept)
+        puts[0]["Put"]["ConditionExpression"] = "attribute_not_exists(pk)"
+        try:
+            self._client.transact_write_items(TransactItems=puts)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "TransactionCanceledException" or "ConditionalCheck" not in str(
+                error
+            ):
+                raise
+            return False
+        return True
+
+    def writes(
+        self, what: str, news: News, now: datetime, run: Run | None = None, *, kept: timedelta = KEPT
+    ) -> list[dict[str, Any]]:
+        """What `record` writes, as items of a transaction; the same again is the same items."""
         act = {"pk": "ACTS", "sk": what, "at": now.isoformat(), "kind": news.kind.value, "message": news.message}
         expires = {"expires": int((now + kept).timestamp())}
         items = [act | expires | ({"run": news.run} if news.run else {}), outbox_item(news, what, now)]
@@ -42,17 +58,7 @@ class Acts:
                     "message": news.message,
                 }
             )
-        puts = [{"Put": {"TableName": self._table, "Item": to_item(item)}} for item in items]
-        puts[0]["Put"]["ConditionExpression"] = "attribute_not_exists(pk)"
-        try:
-            self._client.transact_write_items(TransactItems=puts)
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "TransactionCanceledException" or "ConditionalCheck" not in str(
-                error
-            ):
-                raise
-            return False
-        return True
+        return [{"Put": {"TableName": self._table, "Item": to_item(item)}} for item in items]
 
     def recent(self, most: int = 20) -> list[dict[str, Any]]:
         """The newest first: at, kind, message, run."""

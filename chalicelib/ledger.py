@@ -7,7 +7,7 @@ written by `store.Store` in the change's own transaction, from the items that `u
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from decimal import Decimal
@@ -118,9 +118,10 @@ class Ledger:
             self._opened.add(month)
         return unsure
 
-    def set_limit(self, usd: Decimal, months: list[str], now: datetime) -> None:
+    def set_limit(self, usd: Decimal, months: list[str], now: datetime, told: Sequence[dict[str, Any]] = ()) -> None:
         """Set the limit of these months (which are open) and of all to come, together. Raises LimitTooLow.
 
+        `told` are items that tell of it, written in the same transaction.
         That it was raised, and when, is written with it: runs that wait go on then, whatever becomes of the caller.
         """
         for _ in range(_TRIES):
@@ -131,6 +132,7 @@ class Ledger:
             raised = any(usd > account["limit"] for account in before.values())
             items = [self._set_budget(usd, now if raised else None)]
             items += [self._move_limit(month, account["limit"], usd) for month, account in before.items()]
+            items += told
             try:
                 self._client.transact_write_items(TransactItems=items)
                 return

@@ -48,8 +48,13 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
     ledger = c.store.ledger
     ledger.open(months)
     before = ledger.limit()
+    told: list[dict[str, Any]] = []
+    if body.limit_usd != before:
+        message = f"The monthly limit is {body.limit_usd:.2f} USD, was {before:.2f}; set by {by}."
+        news = News(Kind.LIMIT, "Spot Relay: the limit has changed", message)
+        told = c.acts.writes(f"{now.isoformat()}#limit", news, now)
     try:
-        ledger.set_limit(body.limit_usd, months, now)
+        ledger.set_limit(body.limit_usd, months, now, told)
     except LimitTooLow as error:
         held = error.account["settled"] + error.account["reserved"]
         raise ApiError(
@@ -61,9 +66,6 @@ def set_limit(c: Controller, body: BudgetChange, by: str) -> dict[str, Any]:
             month=error.month,
             account={f"{name}_usd": views.usd(amount) for name, amount in error.account.items()},
         ) from error
-    if body.limit_usd != before:
-        message = f"The monthly limit is {body.limit_usd:.2f} USD, was {before:.2f}; set by {by}."
-        c.acts.record(f"{now.isoformat()}#limit", News(Kind.LIMIT, "Spot Relay: the limit has changed", message), now)
     if body.limit_usd >= before:
         # What fails from here on, the next sweep does: the ledger knows when the limit was raised.
         runs = sorted((run for run in _live(c) if waiting(run)), key=lambda run: (run.created_at, run.name))

@@ -34,22 +34,19 @@ def submit(c: Controller, body: object, by: str) -> tuple[int, dict[str, Any]]:
     spec = _spec(c, body)
     document, digest = specs.dump(spec), specs.canonical_hash(spec)
     existing = _same_run(c, spec.name, digest)
-    if existing is not None:
-        # Whoever asks again may not have been answered: what comes after the run's own write is done once more.
-        c.bucket.put_spec(spec.name, document)
-        _subscribe(c, spec)
-        return 200, existing
-    _must_be_unused(c, spec.name)
-    run = _new_run(c, spec, by)
-    try:
-        c.store.create(run, document, digest)
-    except Exists:
-        # Somebody submitted it between our look and our write: theirs is the run.
-        return 200, _same_run(c, spec.name, digest) or {}
-    c.bucket.put_spec(run.name, document)
-    c.shell.tell(run.name, ev.Submitted())
+    if existing is None:
+        _must_be_unused(c, spec.name)
+        try:
+            c.store.create(_new_run(c, spec, by), document, digest)
+        except Exists:
+            # Somebody submitted it between our look and our write: theirs is the run. Or it is ours, written twice.
+            existing = _same_run(c, spec.name, digest) or {}
+    # Whoever asks again may not have been answered: what comes after the run's own write is done once more.
+    c.bucket.put_spec(spec.name, document)
+    if existing is None:
+        c.shell.tell(spec.name, ev.Submitted())
     _subscribe(c, spec)
-    return 201, get(c, run.name)
+    return (201, get(c, spec.name)) if existing is None else (200, existing)
 
 
 def _subscribe(c: Controller, spec: specs.RunSpec) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from chalicelib import money, people
 from chalicelib.contracts import api
-from chalicelib.contracts.money import Budget
+from chalicelib.contracts.money import Budget, BudgetChange
 from chalicelib.core import events as ev
 from chalicelib.store import Store
 from tests.controlled import BUCKET, ME, SPEC, Deployed, refused
@@ -45,6 +45,30 @@ def test_a_spec_that_did_not_reach_the_bucket_does_when_the_run_is_asked_for_aga
     status, run = stage.submit()
     kept = stage.s3.get_object(Bucket=BUCKET, Key="runs/cloud_prod_001/spec.json")["Body"].read()
     assert (status, json.loads(kept)) == (200, run["spec"])
+
+
+def test_a_run_that_was_written_twice_is_whole(stage: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer was lost, and botocore has asked again."""
+    create = stage.c.store.create
+
+    def twice(*given: Any) -> None:
+        create(*given)
+        create(*given)
+
+    monkeypatch.setattr(stage.c.store, "create", twice)
+    status, run = stage.submit()
+    kept = stage.s3.get_object(Bucket=BUCKET, Key="runs/cloud_prod_001/spec.json")["Body"].read()
+    assert (status, json.loads(kept)) == (200, run["spec"])
+
+
+def test_that_the_limit_has_changed_is_written_with_the_limit(stage: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(money, "_live", Mock(side_effect=ConnectionError))
+    monkeypatch.setattr(stage.c.acts, "record", Mock(side_effect=ConnectionError))
+    with pytest.raises(ConnectionError):
+        money.set_limit(stage.c, BudgetChange.model_validate({"limit_usd": 25}), ME)
+    (act,) = stage.c.acts.recent()
+    (mail,) = stage.c.store.ledger.query("OUTBOX")
+    assert act["message"] == mail["message"] == f"The monthly limit is 25.00 USD, was 20.00; set by {ME}."
 
 
 def test_another_spec_of_the_name_is_refused(stage: Deployed) -> None:
