@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -67,8 +66,6 @@ class Place:
         self.moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self.moto.start()
         moto_url = "http://{}:{}".format(*self.moto.get_host_and_port())
-        # What another server in this process was given is still there.
-        urllib.request.urlopen(urllib.request.Request(f"{moto_url}/moto-api/reset", method="POST"), timeout=10).close()
         self.controller = Controller()
         self.between = Flaky(moto_url, dict.fromkeys(("/api/", "/latest/"), self.controller.url))
         self.controller.api_url = f"{self.between.url}/api"
