@@ -113,10 +113,12 @@ class Agent:
         self.told = {"step": self.step, "bytes": 2, "final": final}
 
     def _leave(self, life: Life) -> None:
-        drained = self.leaving != "done"
-        body = ExitRequest.model_validate(
-            {"reason": self.leaving, "message": "Over.", "code": 0, "step": self.step, "drained": drained}
-        )
+        told = {"reason": self.leaving, "message": "Over.", "code": 0, "step": self.step}
+        results = {"prefix": f"runs/{life.name}/results/{self.number:04d}/", "metrics": {"loss": 1}}
+        if self.leaving == "done":
+            body = ExitRequest.model_validate({**told, "results": results})
+        else:
+            body = ExitRequest.model_validate({**told, "drained": True})
         answer = self._answer(life, lambda caller: agents.leave(life.c, caller, body))
         if answer is not None:
             self.off_at = life.clock.now + timedelta(seconds=answer.get("linger_s", 0))

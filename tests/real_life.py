@@ -55,10 +55,11 @@ class Scenario:
     spec: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     tick: timedelta = timedelta(seconds=15)
-    most: timedelta = timedelta(minutes=40)
+    most: timedelta = timedelta(minutes=80)  # a mail that can wait is told within an hour
     steps: int = 240
     saved: int = 60
     ends: str = "SUCCEEDED"
+    keys: int = 1000  # in an answer of S3 that lists
     sliced: bool = False  # a pass of the sweep has time for one run
     events: bool = True  # whether EC2 tells that an instance has ended
 

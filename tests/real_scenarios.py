@@ -71,9 +71,11 @@ def _littered(life: Life) -> None:
     life.ec2.volumes["vol-1"] = life.clock.now
 
 
-def _unfinished(life: Life) -> None:
-    """An upload that nobody completes is charged, and to be counted."""
+def _stored(life: Life) -> None:
+    """What another run has left; and an upload that nobody completes, which is charged as well."""
     s3, there = life.clients["s3"], {"Bucket": life.settings.bucket, "Key": "runs/another/model.pt"}
+    for n in range(8):
+        s3.put_object(Bucket=life.settings.bucket, Key=f"runs/another/results/{n}", Body=b"weights")
     upload = s3.create_multipart_upload(**there)["UploadId"]
     s3.upload_part(**there, UploadId=upload, PartNumber=1, Body=b"weights")
 
@@ -82,11 +84,21 @@ def _poor(life: Life) -> None:
     life.ec2.refusals = ["InsufficientInstanceCapacity"]
 
 
+def _look_around(life: Life) -> None:
+    """A person reads whatever can be read."""
+    c, name = life.c, life.name
+    money.budget(c)
+    people.list_runs(c, {})
+    for read in (people.events, people.checkpoints, people.ledger):
+        read(c, name, {})
+
+
 def _given_money(life: Life) -> None:
     enough = BudgetChange.model_validate({"limit_usd": 20})
     run, status = life.run, life.run.status if life.run else None
     queued = run is not None and status is Status.QUEUED and bool(run.reason == "budget")
     life.once("money", queued, lambda: life.asked(lambda: money.set_limit(life.c, enough, ME)))
+    life.once("look", life.step(1) >= 60, lambda: life.asked(lambda: _look_around(life)))
     life.once("suspend", life.step(1) >= 120, lambda: _ask(life, "suspend"))
     life.once("resume", status is Status.SUSPENDED, lambda: _ask(life, "resume"))
 
@@ -128,11 +140,12 @@ SCENARIOS = (
     ),
     Scenario(
         "long",
-        prepares=_unfinished,
+        prepares=_stored,
         wants=_MAILED,
         spec={"checkpoint": {**SPEC["checkpoint"], "keep": 2}},
         tick=MINUTE,
-        most=75 * MINUTE,
+        most=110 * MINUTE,
+        keys=6,
         steps=32 * 60,
         saved=4 * 60,
     ),
