@@ -57,8 +57,12 @@ while step < upto:
 class Place:
     """A controller, S3 and its like, and a server in front of both that sees every request and can kill who asked."""
 
+    numbers = itertools.count()  # moto's account is the same for all places of a process
+
     def __init__(self, folder):
         self.folder = folder
+        self.begun = f"begun-{next(self.numbers)}"
+        self.log_group = f"/spot-relay/{self.begun}"
         self.moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self.moto.start()
         moto_url = "http://{}:{}".format(*self.moto.get_host_and_port())
@@ -71,8 +75,8 @@ class Place:
             "s3", endpoint_url=moto_url, config=Config(response_checksum_validation="when_required"), **keys
         )
         ssm, logs = (boto3.client(name, endpoint_url=moto_url, **keys) for name in ("ssm", "logs"))
-        ssm.put_parameter(Name=SECRET, Value="very-secret", Type="SecureString")
-        logs.create_log_group(logGroupName="/spot-relay/dev")
+        ssm.put_parameter(Name=SECRET, Value="very-secret", Type="SecureString", Overwrite=True)
+        logs.create_log_group(logGroupName=self.log_group)
         ssm.close()
         logs.close()
         with zipfile.ZipFile(io.BytesIO(bundle.build()[0])) as archive:
@@ -83,10 +87,9 @@ class Place:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "init.defaultBranch=main"]
         for arguments in (["init"], ["add", "-A"], ["commit", "-m", "one"]):
             subprocess.run(["git", *identity, *arguments], cwd=self.repo, check=True, capture_output=True)
-        self.numbers = itertools.count()
         # What every life begins with: the first attempt has published step 5, and was interrupted.
-        self.s3.create_bucket(Bucket="begun")
-        life = Life(self, "begun")
+        self.s3.create_bucket(Bucket=self.begun)
+        life = Life(self, self.begun)
         assert life.attempt(1, upto=5) == 0, life.said
         self.calm = self.new_life()
         assert self.calm.attempt(2, upto=15) == 0, self.calm.said
@@ -102,8 +105,8 @@ class Place:
     def new_life(self):
         bucket = f"life-{next(self.numbers)}"
         self.s3.create_bucket(Bucket=bucket)
-        for key in keys_of(self.s3, "begun", CHECKPOINTS):
-            self.s3.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": "begun", "Key": key})
+        for key in keys_of(self.s3, self.begun, CHECKPOINTS):
+            self.s3.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": self.begun, "Key": key})
         return Life(self, bucket)
 
 
@@ -167,6 +170,7 @@ class Life:
             "attempt": number,
             "bucket": self.bucket,
             "prefix": "runs/quick/",
+            "log_group": self.place.log_group,
             "commit": None,
             "source": stored if keys_of(self.s3, self.bucket, stored) else None,
             "secrets": {"token": None, "env": {"API_KEY": SECRET}},
@@ -220,7 +224,7 @@ def kind_of(request):
     """A request without what differs from life to life: bucket, step, offset in the log, upload."""
     method, target, *operation = request.split(" ")
     path, _, query = target.partition("?")
-    path = re.sub(r"^/(life-\d+|begun)", "", path)
+    path = re.sub(r"^/(life|begun)-\d+", "", path)
     path = re.sub(r"/(step_|0{6})\d+", r"/\1…", path)
     part = sorted(re.findall(r"partNumber=\d+|uploads\b|uploadId\b", query))  # a part's number before its upload
     return " ".join([method, path, *part[:1], *operation])

@@ -65,7 +65,7 @@ def test_keys_that_stay_lapsed_are_asked_for_and_then_it_is_an_error(place, monk
     s3 = store.s3_client("us-east-1", store.ScopedCredentials(GIVEN, lambda: asked.append(1)), path_style=True)
     place.between.arm(1, Odd.LAPSED)
     with pytest.raises(ClientError, match=r"ExpiredToken|400"):
-        getattr(s3, call)(Bucket="begun", Key="nothing")
+        getattr(s3, call)(Bucket=place.begun, Key="nothing")
     s3.close()
     assert len(asked) == len(place.between.seen) > 3
 
