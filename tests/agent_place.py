@@ -156,7 +156,9 @@ class Life:
             code = processes[0].wait(timeout=60)
         if code:
             stop_training(folder)
+        until = time.monotonic() + 150
         while not self.place.between.rests():  # what it had sent before it died
+            assert time.monotonic() < until, f"a request is under way for ever: {self.place.between.seen[-5:]}"
             time.sleep(0.01)
         self.said = (folder / "output").read_text()
         self.log = folder / f"root/var/log/spot-relay/quick-{number:04d}.log"

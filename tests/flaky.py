@@ -42,7 +42,7 @@ _CANNED = {
     Odd.EXPIRED: (403, b'{"message": "The security token included in the request is expired"}'),
 }
 _GARBAGE = b"<html>\n\xff\xfe nothing that was asked for </html>\n"
-_LONGEST_HANG_S = 30
+_LONGEST_HANG_S, _LONGEST_ANSWER_S = 30, 120
 _BURSTS: dict[Kind | Odd | None, int] = {Kind.BURST: 3, Kind.LONG_BURST: 40, Odd.AWAY: 10_000, Odd.LAPSED: 10_000}
 
 
@@ -117,7 +117,11 @@ class Flaky:
                 self._under_way -= 1
 
     def _handle(self, asked: BaseHTTPRequestHandler) -> None:
-        body = asked.rfile.read(int(asked.headers.get("content-length") or 0))
+        length = int(asked.headers.get("content-length") or 0)
+        body = asked.rfile.read(length)
+        if len(body) < length:  # who asked has died: handed on, the rest would be waited for for ever
+            asked.close_connection = True
+            return
         with self._lock:
             request = f"{asked.command} {asked.path} {asked.headers.get('x-amz-target', '')}".rstrip()
             self.seen.append(request)
@@ -153,7 +157,7 @@ class Flaky:
 
     def _ask(self, asked: BaseHTTPRequestHandler, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         elsewhere = (to for begin, to in self._elsewhere.items() if asked.path.startswith(begin))
-        connection = http.client.HTTPConnection(next(elsewhere, self._upstream))
+        connection = http.client.HTTPConnection(next(elsewhere, self._upstream), timeout=_LONGEST_ANSWER_S)
         try:
             connection.request(asked.command, asked.path, body, dict(asked.headers))
             answer = connection.getresponse()
