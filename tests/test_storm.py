@@ -36,9 +36,8 @@ MINUTE = timedelta(minutes=1)
 MONTH = "2026-11"
 AT_ONCE = 8  # Lambda environments
 CALLS_A_RELAUNCH = 20  # with all that asks for it coming twice, and both at once
-UNITS_A_SECOND = (
-    1000  # of writing, which DynamoDB gives one partition key (DynamoDB developer guide, partition key design)
-)
+# Of writing, which DynamoDB gives one partition key (DynamoDB developer guide, partition key design).
+UNITS_A_SECOND = 1000
 
 
 class Storm:

@@ -302,6 +302,11 @@ def watchdog_set(run: Run, event: ev.WatchdogSet, now: datetime, policy: Policy)
     return run.put(replace(attempt, watchdog_at=event.at, watchdog_again_at=again))
 
 
+def tidied(run: Run) -> Run:
+    """Only of a run that has ended: one that goes on will have more checkpoints."""
+    return replace(run, tidied=run.untidy or run.tidied)
+
+
 def priced(run: Run, event: ev.Priced) -> Run:
     if not event.offers:
         return run

@@ -6,7 +6,6 @@ An event is first written into the run as a fact (`apply`), then what follows fr
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from chalicelib.core import apply
@@ -55,6 +54,6 @@ def _with_fact(run: Run, event: ev.Event, now: datetime, policy: Policy) -> Run:
         case ev.CancelAsked() | ev.SuspendAsked() | ev.ResumeAsked():
             return apply.asked(run, event, now)
         case ev.Tidied():
-            return replace(run, tidied=run.untidy or run.tidied)
+            return apply.tidied(run)
         case ev.Submitted() | ev.Tick():
             return run
