@@ -13,6 +13,7 @@ from moto import mock_aws
 
 from chalicelib.store import Store
 from spotrelay.rehearsal.stage import Stage
+from tests.agent_place import Place
 from tests.deployed import FOREVER_S, Deployed
 from tests.hooks import SESSION, aws
 
@@ -110,3 +111,11 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     with Stage(folder, folder / "cache", time_scale=1) as stage:
         stage.control.boot(delay_s=FOREVER_S)
         yield Deployed(stage)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Where the agent's own process lives, and every request of it is seen."""
+    made = Place(tmp_path_factory.mktemp("place"))
+    yield made
+    made.close()

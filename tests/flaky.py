@@ -35,6 +35,9 @@ class Odd(StrEnum):
     AWAY = "503, until something else is armed"
 
 
+# What is over by itself, so that whoever asks again comes through.
+PASSING = tuple(kind for kind in (*Kind, *Odd) if kind not in (Kind.LONG_BURST, Odd.AWAY, Odd.LAPSED))
+
 _CANNED = {
     Odd.ERROR: (500, b"Internal Server Error"),
     Odd.THROTTLED: (429, b'{"message": "Too Many Requests"}'),

@@ -19,20 +19,13 @@ from clock import Clock
 from imds import Imds
 from pulse import Pulse
 
-from tests.agent_place import EVERY, SHARES, Place, kind_of
+from tests.agent_place import EVERY, SHARES, kind_of
 from tests.conftest import TRIED
 from tests.flaky import Odd
 
 GIVEN = {"access_key_id": "given", "secret_access_key": "s", "session_token": "t"}
 OTHERS = {"access_key_id": "others", "secret_access_key": "s", "session_token": "t"}
 CLOCK = Clock(0.01)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    made = Place(tmp_path_factory.mktemp("credentials"))
-    yield made
-    made.close()
 
 
 def renewed(beat):

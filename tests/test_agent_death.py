@@ -9,16 +9,9 @@ import signal
 
 import pytest
 
-from tests.agent_place import CHECKPOINTS, EVERY, SHARES, Place
+from tests.agent_place import CHECKPOINTS, EVERY, SHARES
 from tests.conftest import TRIED
 from tests.flaky import Moment
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    made = Place(tmp_path_factory.mktemp("death"))
-    yield made
-    made.close()
 
 
 def test_the_calm_life_has_all_that_an_agent_asks_for(place):

@@ -5,7 +5,6 @@ sentence, and ends nothing.
 """
 
 import itertools
-import os
 import re
 import subprocess
 import sys
@@ -23,14 +22,13 @@ from pulse import BLIND_AFTER, Pulse
 
 from tests import agent_shims
 from tests.agent_controller import Controller
+from tests.agent_place import EVERY
 from tests.conftest import TRIED
-from tests.flaky import Flaky, Kind, Odd
+from tests.flaky import PASSING, Flaky, Odd
 
 AGENT = Path(__file__).parent.parent / "userdata/agent"
 CLOCK = Clock(0.01)
 TIMEOUT_S = 0.2
-EVERY = os.environ.get("SPOT_RELAY_FAULTS") == "all"
-FAULTS = [kind for kind in (*Kind, *Odd) if kind not in (Kind.LONG_BURST, Odd.AWAY, Odd.LAPSED)]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +97,7 @@ def test_a_fault_at_any_request_to_the_metadata_service_ends_nothing(between):
     assert {"token", "region", "role", "instance-action", "rebalance", "spot-relay%3Aattempt"} <= {
         name.replace(":", "%3A") for name in asked
     }, recorded
-    tried = list(itertools.product(range(1, len(recorded) + 1), FAULTS))
+    tried = list(itertools.product(range(1, len(recorded) + 1), PASSING))
     for n, kind in tried if EVERY else tried[::3]:
         flaky.arm(n, kind)
         assert life(controller, flaky) == expected, f"{kind} at {recorded[n - 1]}"
