@@ -1,6 +1,6 @@
 """The ledger in the table: what each month and each run has reserved and settled, and one line per lease.
 
-`LEDGER#<month>` has the account (`MONTH`), each run's part of it (`RUN#<run>`) and what storage holds (`STORAGE`);
+`LEDGER#<month>` has the account (`MONTH`) and each run's part of it (`RUN#<run>`); what storage holds is in `storage`;
 `LEDGER#<run>` has the run's own account (`RUN`) and its lines (`LINE#<attempt>#<seq>`). What a change of a run moves is
 written by `store.Store` in the change's own transaction, from the items that `updates` makes.
 """

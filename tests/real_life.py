@@ -1,7 +1,8 @@
 """A run's life through the real controller and real clients, in virtual time: what a scenario has happen, and everything around.
 
-Tables, buckets, schedules and topics are moto's, EC2 is `small_ec2`. Agents, people, events and slices do what the real ones do
-about an answer that is bad or missing: they ask again, and a dead process is followed by another.
+Tables, buckets, schedules and topics are moto's, EC2 is `small_ec2`, and what an entry of Scheduler says is done when its time
+comes. Agents, people, events and slices do what the real ones do about an answer that is bad or missing: they ask again, and a
+dead process is followed by another.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_api._internal import moto_api_backend
+from moto.scheduler.models import scheduler_backends
 from moto.sns.models import sns_backends
 
 from chalicelib import people
@@ -30,10 +32,11 @@ from chalicelib.upkeep import one_slice, whole_pass
 from tests.calls import Calls
 from tests.conftest import make_table
 from tests.controlled import ME, SETTINGS, SPEC
+from tests.core_world import START
 from tests.fakes import Clock
 from tests.real_agents import Agent
 from tests.real_truth import Truth
-from tests.sim.ec2 import BY_EC2, MINUTE
+from tests.sim.ec2 import BY_EC2, BY_USER, MINUTE
 from tests.sim.faults import Died
 from tests.small_ec2 import Machine, SmallEc2
 
@@ -54,6 +57,7 @@ class Scenario:
     wants: Mapping[str, Callable[[Life], bool]] = field(default_factory=lambda: MappingProxyType({}))
     spec: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    begins: datetime = START
     tick: timedelta = timedelta(seconds=15)
     most: timedelta = timedelta(minutes=80)  # a mail that can wait is told within an hour
     steps: int = 240
@@ -74,8 +78,9 @@ class Life:
             topic = clients["sns"].create_topic(Name="spot-relay-test")["TopicArn"]
         self.settings = replace(SETTINGS, topic_arn=topic, **scenario.settings)
         self.ec2, self.truth = SmallEc2(self.clock, self._ended), Truth(self)
+        self.clock.now = scenario.begins
         self.agents: dict[str, Agent] = {}
-        self.accepted = False
+        self.accepted = self.away = False  # `away`: there is no controller, and nobody is answered
         self._done: set[str] = set()
         self._events: list[tuple[Callable[[], Any], int]] = []  # with the tries that are left
         self._swept_at: datetime | None = None
@@ -107,6 +112,7 @@ class Life:
             for agent in list(self.agents.values()):
                 agent.act(self)
             self._machines()
+            self._entries()
             if self._swept_at is None or self.clock.now - self._swept_at >= MINUTE:
                 self._swept_at = self.clock.now
                 self.asked(lambda: whole_pass(self.c, self._others()).check())
@@ -145,6 +151,8 @@ class Life:
 
     def asked(self, act: Callable[[], Any]) -> bool:
         """Whether it was answered. What ends a process has the next request begin another."""
+        if self.away:
+            return False
         try:
             act()
         except _BAD as error:
@@ -206,6 +214,19 @@ class Life:
                 self.agents[machine.instance_id] = Agent(machine, int(machine.tag("attempt")))
             if machine.notice_ends_at and self.clock.now >= machine.notice_ends_at:
                 self.ec2.end(machine, BY_EC2)
+
+    def _entries(self) -> None:
+        """Scheduler ends what an entry names, within a minute after its time, and deletes the entry."""
+        entries = (
+            scheduler_backends[DEFAULT_ACCOUNT_ID]["us-east-1"].schedule_groups[self.settings.schedule_group].schedules
+        )
+        for name, entry in list(entries.items()):
+            at = datetime.strptime(f"{entry.schedule_expression}+0000", "at(%Y-%m-%dT%H:%M:%S)%z")
+            if self.clock.now >= at:
+                for instance_id in json.loads(entry.target["Input"])["InstanceIds"]:
+                    self.truth.fired(machine := self.ec2.machines[instance_id])
+                    self.ec2.end(machine, BY_USER)
+                del entries[name]
 
     # -- looked at past the controller's clients ------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +13,7 @@ from tests.controlled import ME, SPEC
 from tests.real_life import Life, Scenario
 from tests.sim.ec2 import MINUTE
 
+_EVE = datetime(2026, 11, 30, 22, 50, tzinfo=UTC)
 _KNOWN, _NEW = "known@example.com", "new@example.com"
 
 
@@ -112,6 +113,22 @@ def _vanishes(life: Life) -> None:
     life.once("goes", life.step(1) >= 120, goes)
 
 
+def _forsaken(life: Life) -> None:
+    """The controller is gone, and an agent that hangs is ended by Scheduler alone, at the end of a lease over two months."""
+    left = life.clock.now - _EVE
+
+    def goes() -> None:
+        agent = life.agent(1)
+        assert agent
+        agent.silent = life.away = True
+
+    def comes_back() -> None:
+        life.away = False
+
+    life.once("goes", left >= 30 * MINUTE, goes)
+    life.once("comes back", left >= 90 * MINUTE, comes_back)
+
+
 def _broken(life: Life) -> None:
     """A run that can't be read: each pass of the sweep looks at it first, and has no time for another."""
     item: dict[str, Any] = {"pk": {"S": "RUN#broken"}, "sk": {"S": "RUN"}, "live": {"S": "broken"}}
@@ -165,5 +182,15 @@ SCENARIOS = (
         spec={"resources": {"instance_types": ["c6i.xlarge"], "market": "on_demand"}},
         sliced=True,
         events=False,
+    ),
+    Scenario(
+        "forsaken",
+        _forsaken,
+        wants=_MAILED,
+        begins=_EVE,
+        tick=MINUTE,
+        most=180 * MINUTE,
+        steps=48 * 60,
+        saved=4 * 60,
     ),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from calendar import monthrange
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -40,12 +40,21 @@ class Machine:
         return self.tags.get(f"spot-relay:{name}", "")
 
     def bill(self, now: datetime) -> Decimal:
-        """USD up to now, within a month: price, volume and address, a minute at least; EC2 gives back its own first hour."""
+        """USD up to now: price, volume and address, a minute at least; EC2 gives back its own first hour."""
         end = max(self.ended_at or now, self.launched_at + MINUTE)
         free = self.reason == BY_EC2 and self.ended_at is not None and self.ended_at - self.launched_at < HOUR
-        hours = 24 * monthrange(now.year, now.month)[1]
-        hourly = (Decimal(0) if free else USD_HOUR[self.market]) + DISK_USD_MONTH / hours + ADDRESS_USD_HOUR
-        return hourly * Decimal(str((end - self.launched_at).total_seconds())) / 3600
+        hourly = (Decimal(0) if free else USD_HOUR[self.market]) + ADDRESS_USD_HOUR
+        disk = DISK_USD_MONTH * sum(_months(self.launched_at, end), Decimal(0))
+        return disk + hourly * Decimal(str((end - self.launched_at).total_seconds())) / 3600
+
+
+def _months(start: datetime, end: datetime) -> Iterator[Decimal]:
+    """The part that lies between the two of each month, UTC."""
+    while start < end:
+        first = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        turn = first + timedelta(days=monthrange(start.year, start.month)[1])
+        yield Decimal(str((min(turn, end) - start).total_seconds())) / Decimal(str((turn - first).total_seconds()))
+        start = turn
 
 
 @dataclass
