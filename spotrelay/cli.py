@@ -13,9 +13,14 @@ import click
 from rich.console import Console
 
 from spotrelay.client import ApiRefused
+from spotrelay.commands.ask import cancel, resume, suspend
+from spotrelay.commands.budget import budget
 from spotrelay.commands.deploy import deploy, destroy
 from spotrelay.commands.doctor import doctor
+from spotrelay.commands.look import checkpoints, ledger, runs, show
 from spotrelay.commands.secret import secret
+from spotrelay.commands.submit import submit
+from spotrelay.commands.watch import events, watch
 from spotrelay.specfile import SpecFileError
 
 
@@ -25,6 +30,8 @@ def main() -> None:
     """Long training jobs on EC2 Spot, within a small monthly budget."""
 
 
+for each in (submit, runs, show, watch, events, checkpoints, ledger, cancel, suspend, resume, budget):
+    main.add_command(each)
 for each in (deploy, destroy, doctor, secret):
     main.add_command(each)
 

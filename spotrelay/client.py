@@ -40,15 +40,22 @@ class Client:
         self._http = URLLib3Session(timeout=65, max_pool_connections=8)
 
     def get(self, *path: str, **query: str | int | None) -> Any:
-        return self._call("GET", path, query)
+        return self._call("GET", path, query)[1]
 
     def post(self, *path: str, body: object = None, **query: str | int | None) -> Any:
-        return self._call("POST", path, query, body)
+        return self._call("POST", path, query, body)[1]
+
+    def create(self, *path: str, body: object) -> tuple[bool, Any]:
+        """POST; and whether it made what is answered, which was not there before."""
+        status, answer = self._call("POST", path, {}, body)
+        return status == 201, answer
 
     def put(self, *path: str, body: object) -> Any:
-        return self._call("PUT", path, {}, body)
+        return self._call("PUT", path, {}, body)[1]
 
-    def _call(self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: object = None) -> Any:
+    def _call(
+        self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: object = None
+    ) -> tuple[int, Any]:
         for tried in range(1, _TRIES + 1):
             try:
                 return self._once(method, path, query, body)
@@ -58,7 +65,9 @@ class Client:
             time.sleep(_FIRST_PAUSE_S * 2 ** (tried - 1) * (0.5 + random.random()))
         raise AssertionError("unreachable")
 
-    def _once(self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: object = None) -> Any:
+    def _once(
+        self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: object = None
+    ) -> tuple[int, Any]:
         url = "/".join([self.url, *(quote(part, safe="") for part in path)])
         given = {name: value for name, value in query.items() if value is not None}
         if given:
@@ -80,4 +89,4 @@ class Client:
         if response.status_code >= 400:
             shaped = isinstance(answer, dict)
             raise ApiRefused(response.status_code, answer.get("error", answer) if shaped else {"message": str(answer)})
-        return answer
+        return response.status_code, answer

@@ -236,7 +236,7 @@ def destroy(account: Account, drain: bool, patience: int, yes: bool, as_json: bo
     out = console()
     number, arn = account.identity()
     out.print(f"Account {number}, as {arn}\nRegion  {account.region}\nStage   {account.stage}")
-    api = way_back.api_of(account.client, account.session, account.stage)
+    api = deploying.api_of(account.client, account.session, account.stage)
     if not drain:
         _refuse(account, api, draining=False)
     if not yes:

@@ -160,8 +160,9 @@ def _console(stderr: bool) -> Console:
     return shown if shown.is_terminal else Console(stderr=stderr, highlight=False, width=140)
 
 
-def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=1, default=str))
+def print_json(value: object, line: bool = False) -> None:
+    """Indented, or on one line where more follow."""
+    click.echo(json.dumps(value, indent=None if line else 1, default=str))
 
 
 def is_interactive() -> bool:

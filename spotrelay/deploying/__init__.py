@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from botocore.exceptions import ClientError
 
 from spotrelay import bundle
+from spotrelay.client import Client
 from spotrelay.deploying import bucket as buckets
 from spotrelay.deploying import finish
 from spotrelay.deploying.errors import Clients, DeployError
@@ -46,6 +47,7 @@ __all__ = [
     "DeployError",
     "Deployment",
     "Resources",
+    "api_of",
     "deploy",
     "deploy_resources",
     "described",
@@ -149,6 +151,12 @@ def deployed_environment(functions: Any, stage: str) -> dict[str, str]:
             return {}
         raise
     return dict(found.get("Environment", {}).get("Variables", {}))
+
+
+def api_of(clients: Clients, session: Any, stage: str) -> Client | None:
+    """The deployed API, as the functions know it; None when nothing is deployed."""
+    url = deployed_environment(clients("lambda"), stage).get("API_URL")
+    return Client(session, url) if url and url != UNKNOWN_URL else None
 
 
 def described(deployment: Deployment) -> dict[str, Any]:

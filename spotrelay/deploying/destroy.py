@@ -14,7 +14,6 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from spotrelay import deploying
 from spotrelay.client import ApiRefused, ApiUnreachable, Client
 from spotrelay.deploying import bucket as buckets
 from spotrelay.deploying import record, settings, stack
@@ -86,12 +85,6 @@ def instances_up(clients: Clients, stage: str) -> list[str]:
         )
     )
     return [i["InstanceId"] for page in pages for r in page["Reservations"] for i in r["Instances"]]
-
-
-def api_of(clients: Clients, session: Any, stage: str) -> Client | None:
-    """The deployed API, as the functions know it; None when nothing is deployed."""
-    url = deploying.deployed_environment(clients("lambda"), stage).get("API_URL")
-    return Client(session, url) if url and url != settings.UNKNOWN_URL else None
 
 
 def refusal(runs: Iterable[LiveRun], instances: Iterable[str], draining: bool) -> str | None:

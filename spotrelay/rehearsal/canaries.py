@@ -96,10 +96,12 @@ class Listening(Client):
 
     canaries: Canaries
 
-    def _once(self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: object = None) -> Any:
-        answer = super()._once(method, path, query, body)
+    def _once(
+        self, method: str, path: tuple[str, ...], query: Mapping[str, Any], body: object = None
+    ) -> tuple[int, Any]:
+        status, answer = super()._once(method, path, query, body)
         self.canaries.look(f"the answer to {method} /{'/'.join(path)}", json.dumps(answer))
-        return answer
+        return status, answer
 
 
 class Sampler:

@@ -1,0 +1,61 @@
+"""What commands that call the API share: finding it, walking its pages, and running what can be asked again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from spotrelay.client import Client
+from spotrelay.commands.shared import Account, account_options
+from spotrelay.deploying import api_of
+from spotrelay.deploying.errors import DeployError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_PAGE = 100
+
+
+def api_options(command: Command) -> Command:
+    """`--api` beside `account_options`; the command is given `api: Client` instead."""
+
+    @click.option("--api", "url", envvar="SPOT_RELAY_API", help="The API's URL; left out, the account is asked for it.")
+    @account_options
+    @functools.wraps(command)
+    def run(*args: Any, account: Account, url: str | None, **options: Any) -> Any:
+        return command(*args, api=open_api(account, url), **options)
+
+    return run  # type: ignore[return-value]
+
+
+def open_api(account: Account, url: str | None) -> Client:
+    """Raises click.UsageError for what is no URL, DeployError when nothing is deployed."""
+    if url:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+            raise click.UsageError(
+                f"--api: {url!r} must be a URL, such as https://abc123.execute-api.us-east-1.amazonaws.com/api"
+            )
+        return Client(account.session, url.rstrip("/"))
+    found = api_of(account.client, account.session, account.stage)
+    if found is None:
+        raise DeployError(
+            f"Nothing is deployed as stage {account.stage} in {account.region}: `make deploy` does it; --stage and --region "
+            "choose another."
+        )
+    return found
+
+
+def pages(api: Client, *path: str, key: str, most: int | None = None, **query: str | None) -> Iterator[dict[str, Any]]:
+    """What a list has under `key`, over all its pages; at most `most`."""
+    cursor: str | None = None
+    while True:
+        limit = _PAGE if most is None else min(_PAGE, most)
+        page = api.get(*path, limit=limit, cursor=cursor, **query)
+        yield from page[key]
+        cursor = page["cursor"]
+        if most is not None:
+            most -= len(page[key])
+        if cursor is None or most == 0:
+            return
