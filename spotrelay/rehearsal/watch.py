@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ POLL_S = 0.05
 
 @dataclass
 class Trained:
-    """The steps an attempt trained, each with the time (monotonic, seconds) at which it was first seen."""
+    """The steps an attempt trained, each with the time (monotonic, seconds) at which it was written, or was seen after that."""
 
     instance_id: str
     steps: list[int] = field(default_factory=list)
@@ -82,9 +83,11 @@ class Watch:
         with path.open("rb") as stream:
             stream.seek(trained.offset)
             data = stream.read()
+            # Whoever looks late says when the last line came all the same.
+            late = max(0.0, time.time() - os.fstat(stream.fileno()).st_mtime)
         trained.offset += len(data)
         *lines, trained.rest = (trained.rest + data).split(b"\n")
-        now = time.monotonic()
+        written_at = time.monotonic() - late
         for line in lines:
             try:
                 step = json.loads(line).get("step")
@@ -92,4 +95,4 @@ class Watch:
                 continue
             if isinstance(step, int):
                 trained.steps.append(step)
-                trained.seen_at.append(now)
+                trained.seen_at.append(written_at)
