@@ -104,9 +104,10 @@ def _wait_for_ctrl_c(console: Console):  # type: ignore[no-untyped-def]
             ("AWS_ACCESS_KEY_ID", aws.access_key_id),
             ("AWS_SECRET_ACCESS_KEY", aws.secret_access_key),
             ("AWS_DEFAULT_REGION", aws.region),
+            ("SPOT_RELAY_API", stage.api.url),
         ):
             console.print(f"  export {name}={value}", soft_wrap=True, highlight=False)
-        console.print(f"  API: {stage.api.url}", soft_wrap=True, highlight=False)
+        console.print("then: .venv/bin/spotrelay runs")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import boto3
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import ConnectionError, HTTPClientError
 from botocore.httpsession import URLLib3Session
 
 # Every route may be called twice: a repeat changes nothing (DESIGN, I7). A cold start or a throttle is over in a moment.
@@ -80,7 +80,7 @@ class Client:
         SigV4Auth(credentials, "execute-api", self._session.region_name).add_auth(request)
         try:
             response = self._http.send(request.prepare())
-        except HTTPClientError as error:
+        except (HTTPClientError, ConnectionError) as error:
             raise ApiUnreachable(f"{self.url} gives no answer: {error}") from error
         try:
             answer = json.loads(response.content or b"null")

@@ -13,11 +13,14 @@ import yaml
 from click.testing import CliRunner, Result
 
 from spotrelay.cli import main
+from spotrelay.client import ApiRefused, ApiUnreachable
 from spotrelay.commands import watch
 from spotrelay.rehearsal.stage import STAGE
 from tests.deployed import SPEC, Deployed
+from tests.test_show import RUN
 
 Type = Callable[..., Result]
+ROOT = Path(__file__).parents[1]
 NUMBERS = itertools.count(1)
 
 
@@ -116,7 +119,7 @@ def test_a_run_is_seen_at_a_glance(type_: Type, run: str) -> None:
 
 
 def test_runs_are_listed_and_filtered(type_: Type, run: str) -> None:
-    assert f"{run} RUNNING 600 $" in words(type_("runs").stdout)
+    assert f"{run} RUNNING 500 $" in words(type_("runs").stdout)
     assert [each["name"] for each in json.loads(type_("runs", "--limit", "1", "--json").stdout)] == [run]
     assert run in type_("runs", "--status", "running").stdout
     none = type_("runs", "--status", "failed")
@@ -173,8 +176,8 @@ def test_the_month_is_shown_and_its_limit_changed(type_: Type, run: str) -> None
     [
         (("runs", "--api", "abc"), 2, "must be a URL"),
         (("runs", "--api", "http://127.0.0.1:9"), 1, "http://127.0.0.1:9 gives no answer"),
-        (("runs", "--status", "asleep"), 2, "'QUEUED'"),
-        (("show", "../../etc"), 1, "There is no run '../../etc'"),
+        (("runs", "--status", "asleep"), 2, "'queued'"),
+        (("show", "../../etc"), 2, "'../../etc' must be 1 to 63 of a-z"),
         (("runs", "--stage", "elsewhere"), 1, "Nothing is deployed as stage elsewhere in us-east-1"),
     ],
 )
@@ -182,6 +185,47 @@ def test_what_goes_wrong_is_one_sentence(type_: Type, arguments: tuple[str, ...]
     done = type_(*arguments)
     assert (done.exit_code, said in words(done.stderr)) == (code, True), done.stderr
     assert "Traceback" not in done.output
+
+
+def test_the_commands_of_the_documentation_do_what_they_say(type_: Type, deployed: Deployed, tmp_path: Path) -> None:
+    name = f"documented-{next(NUMBERS)}"
+    document = {**SPEC, "name": name, "source": {"repo": "/nowhere", "ref": "main"}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
+    page = (ROOT / "docs/commands.md").read_text()
+    typed = [line.partition("#")[0].split()[1:] for line in page.splitlines() if line.startswith("spotrelay ")]
+    assert {line[0] for line in typed} == set(main.commands) - {"deploy", "destroy", "doctor", "rehearse", "secret"}
+    for line in typed:
+        given = {"run.yaml": str(tmp_path / "run.yaml"), "quickstart": name, "again": f"{name}-again"}
+        if line[0] == "watch":
+            left = {"code": 0, "reason": "user", "message": "Over.", "drained": True}
+            deployed.agent(deployed.instance(name, 1)).post("attempts", name, "1", "exit", body=left)
+        done = type_(*(given.get(word, word) for word in line))
+        assert done.exit_code == (1 if line[0] == "watch" else 0), done.output
+    type_("cancel", f"{name}-again")
+    type_("budget", "--limit", "20")
+
+
+def test_who_watches_waits_for_an_api_that_is_away(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(watch, "EVERY_S", 0)
+    away, busy = ApiUnreachable("It gives no answer"), ApiRefused(503, {"message": "Busy"})
+    answers = iter([RUN, away, busy, RUN, {**RUN, "status": "SUCCEEDED"}])
+
+    class Api:
+        def get(self, *path: str, **_: Any) -> Any:
+            if path[-1] == "events":
+                return {"events": [], "cursor": None}
+            answer = next(answers)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    api: Any = Api()
+    with pytest.raises(SystemExit) as left:
+        watch.follow(api, RUN["name"], as_json=False)
+    assert left.value.code == 0
+    said = words(capsys.readouterr().err)
+    assert "It gives no answer; trying again" in said
+    assert "Busy (503); trying again" in said
 
 
 class Pages:

@@ -118,7 +118,12 @@ def test_a_month_says_who_spent_it_and_what_was_done() -> None:
         "free_usd": "10.000000",
         "forecast_usd": "14.500000",
         "runs": [{"run": "cloud_prod_001", "settled_usd": "8.900000", "reserved_usd": "0.900000"}],
-        "storage": {"bytes": 12_300_000_000, "settled_usd": "0.100000", "reserved_usd": "0.100000", "short_usd": "0.02"},
+        "storage": {
+            "bytes": 12_300_000_000,
+            "settled_usd": "0.100000",
+            "reserved_usd": "0.100000",
+            "short_usd": "0.02",
+        },
         "unmanaged": {
             "guard": "own",
             "usd": "2.000000",

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from chalicelib.contracts.names import is_run_name
 from spotrelay.client import Client
 from spotrelay.commands.shared import Account, account_options
 from spotrelay.deploying import api_of
@@ -16,6 +17,23 @@ from spotrelay.deploying.errors import DeployError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _PAGE = 100
+
+
+class _RunName(click.ParamType[str]):
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not is_run_name(value):
+            self.fail(f"{value[:100]!r} must be 1 to 63 of a-z, 0-9, '_' and '-', beginning with a letter or a digit.")
+        return str(value)
+
+
+RUN_NAME = _RunName()
+
+
+def run_argument(command: Command) -> Command:
+    """The name of a run."""
+    return click.argument("run", type=RUN_NAME)(command)
 
 
 def api_options(command: Command) -> Command:

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from spotrelay.client import Client
-from spotrelay.commands.api import api_options
+from spotrelay.commands.api import api_options, run_argument
 from spotrelay.commands.shared import console, json_option, print_json
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @api_options
 @json_option
 def cancel(api: Client, run: str, as_json: bool) -> None:
@@ -21,7 +21,7 @@ def cancel(api: Client, run: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @api_options
 @json_option
 def suspend(api: Client, run: str, as_json: bool) -> None:
@@ -30,7 +30,7 @@ def suspend(api: Client, run: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--cost-usd", metavar="USD", help="What RUN may cost from now on: limits.cost_usd, raised.")
 @api_options
 @json_option

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from spotrelay.client import Client
-from spotrelay.commands.api import api_options, pages
+from spotrelay.commands.api import api_options, pages, run_argument
 from spotrelay.commands.shared import answers, console, json_option, print_json
 from spotrelay.show import money
 from spotrelay.show import runs as show_runs
@@ -42,7 +42,7 @@ def runs(api: Client, status: str | None, limit: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @api_options
 @json_option
 def show(api: Client, run: str, as_json: bool) -> None:
@@ -52,7 +52,7 @@ def show(api: Client, run: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @api_options
 @json_option
 def checkpoints(api: Client, run: str, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def checkpoints(api: Client, run: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @api_options
 @json_option
 def ledger(api: Client, run: str, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 from chalicelib.contracts import spec as specs
 from spotrelay import specfile
 from spotrelay.client import Client
-from spotrelay.commands.api import api_options
+from spotrelay.commands.api import RUN_NAME, api_options
 from spotrelay.commands.shared import answers, console, json_option, print_json
 from spotrelay.commands.watch import follow
 from spotrelay.show import money
@@ -20,7 +20,7 @@ from spotrelay.show import money
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--plan", is_flag=True, help="Say what it would do and cost; nothing is submitted.")
-@click.option("--name", help="Another name than the file's.")
+@click.option("--name", type=RUN_NAME, help="Another name than the file's.")
 @click.option("--watch", is_flag=True, help="Follow it to its end, as `spotrelay watch` does.")
 @api_options
 @json_option

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from spotrelay.client import ApiRefused, ApiUnreachable, Client
-from spotrelay.commands.api import api_options
+from spotrelay.commands.api import api_options, run_argument
 from spotrelay.commands.shared import answers, console, json_option, print_json
 from spotrelay.show import runs
 
@@ -43,7 +43,7 @@ class Timeline:
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @api_options
 @json_option
 def watch(api: Client, run: str, as_json: bool) -> None:
@@ -55,7 +55,7 @@ def watch(api: Client, run: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--follow", "-f", "is_followed", is_flag=True, help="Go on until the run has ended.")
 @api_options
 @json_option

@@ -14,8 +14,7 @@ from rich.text import Text
 
 from spotrelay.rehearsal.conduct import Show
 from spotrelay.rehearsal.watch import Watch
-
-_COLOURS = {"RUNNING": "green", "RECOVERING": "yellow", "SUCCEEDED": "bold green", "FAILED": "bold red"}
+from spotrelay.show.runs import STYLES
 
 
 class Display(Show):
@@ -51,7 +50,7 @@ def standing(run: Mapping[str, Any], watch: Watch, total: int | None) -> Rendera
     """How a run stands: its status, how far it is, and each attempt."""
     furthest = max((t.last for t in watch.trained.values()), default=0) or run["step"] or 0
     head = Table.grid(padding=(0, 2))
-    status = Text(run["status"], style=_COLOURS.get(run["status"], "default"))
+    status = Text(run["status"], style=STYLES.get(run["status"], ""))
     bar: RenderableType = ProgressBar(total or 1, furthest, width=40) if total else Text("")
     head.add_row(Text(run["name"], style="bold"), status, bar, f"step {furthest}" + (f" of {total}" if total else ""))
     table = Table("attempt", "instance", "pool", "phase", "from", "to", "ended by", box=None, header_style="dim")

@@ -28,8 +28,8 @@ _BAR = 30
 
 
 def listed(runs: Iterable[Mapping[str, Any]], now: datetime) -> RenderableType:
-    """One line a run."""
-    heads = ("run", "status", "step", "cost", "limit", "submitted", "what it does or waits for")
+    """One line a run; its step is that of its newest checkpoint."""
+    heads = ("run", "status", "saved", "cost", "limit", "submitted", "what it does or waits for")
     return table(
         heads,
         (
