@@ -57,7 +57,7 @@ fuzz-api: .venv/.installed  ## random requests to the deployed API, for some min
 bench: .venv/.installed  ## the design's numbers, reached beside wanted (about ten minutes; QUICK=1 three, ONLY=part, JSON=path)
 	$(PY) -m benchmarks $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json $(JSON))
 
-faults: .venv/.installed  ## every fault at every AWS call of controller and agent, simulated and real (about a quarter of an hour)
+faults: .venv/.installed  ## every fault at every AWS call of controller and agent, simulated and real (about half an hour)
 	SPOT_RELAY_FAULTS=all $(PY) -m pytest --numprocesses 2 --dist load tests/test_every_fault.py tests/test_real_faults.py \
 	  tests/test_agent_under_attack.py tests/test_agent_api_faults.py tests/test_agent_metadata.py tests/test_agent_death.py \
 	  tests/test_agent_credentials.py tests/test_agent_at_scale.py

@@ -1,13 +1,15 @@
-"""What a rehearsal sees of its trainers."""
+"""What a rehearsal sees of its trainers, and of the bucket in which the sweep may be pruning."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spotrelay.rehearsal.judge import read_all
 from spotrelay.rehearsal.watch import Watch
 
 
@@ -31,3 +33,23 @@ def test_a_step_that_is_seen_late_has_the_time_at_which_it_was_written(tmp_path:
     trained = watch.trained[1]
     assert trained.steps == [10, 20]
     assert all(time.monotonic() - at >= 3600 for at in trained.seen_at)
+
+
+def test_a_checkpoint_that_is_pruned_while_the_bucket_is_read_is_not_half_of_what_is_seen(
+    aws: Callable[[str], Any],
+) -> None:
+    s3 = aws("s3")
+    s3.create_bucket(Bucket="relay-test")
+    keys = [f"runs/job/checkpoints/0001/{step:012d}/{name}" for step in (5, 10) for name in ("MANIFEST.json", "model")]
+    for key in keys:
+        s3.put_object(Bucket="relay-test", Key=key, Body=b"{}")
+    left = list(keys[:2])
+
+    def prune(params: dict[str, Any], **_: Any) -> None:
+        if params["url_path"].endswith(keys[1]):  # the manifest has been read
+            while left:
+                s3.delete_object(Bucket="relay-test", Key=left.pop())
+
+    s3.meta.events.register("before-call.s3.GetObject", prune)
+    assert sorted(read_all(s3, "relay-test", "runs/job/")) == keys[2:]
+    assert not left

@@ -208,7 +208,10 @@ def _bucket(canaries: Canaries, s3: Any, bucket: str, job_is_ours: bool) -> None
             parts = key.split("/")
             if not job_is_ours and len(parts) > 2 and parts[2] in ("results", "checkpoints"):
                 continue
-            found = s3.get_object(Bucket=bucket, Key=key)
+            try:
+                found = s3.get_object(Bucket=bucket, Key=key)
+            except s3.exceptions.NoSuchKey:
+                continue  # the sweep may be pruning
             canaries.look(f"s3 {key}, its name or metadata", json.dumps([key, found.get("Metadata", {})]))
             for each in unzipped(found["Body"].read()):
                 canaries.look(f"s3 {key}", each)

@@ -70,11 +70,7 @@ def _training(stage: Stage, scenario: Scenario, plot: Plot, outcome: Outcome) ->
 
 def _bucket(stage: Stage, run: Mapping[str, Any], reference: Reference | None) -> list[str]:
     """What is wrong with the run's results and checkpoints in S3."""
-    s3, bucket = stage.client("s3"), stage.deployment.resources.BucketName
-    objects = {}
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"runs/{run['name']}/"):
-        for item in page.get("Contents", []):
-            objects[item["Key"]] = s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+    objects = read_all(stage.client("s3"), stage.deployment.resources.BucketName, f"runs/{run['name']}/")
     manifests = {
         k.removesuffix("MANIFEST.json"): json.loads(v) for k, v in objects.items() if k.endswith("/MANIFEST.json")
     }
@@ -86,6 +82,21 @@ def _bucket(stage: Stage, run: Mapping[str, Any], reference: Reference | None) -
     if reference is not None:
         problems += proof.same_end(reference, results)
     return problems
+
+
+def read_all(s3: Any, bucket: str, prefix: str) -> dict[str, bytes]:
+    """Every object there. The sweep may be pruning: what goes in between has all of it read anew, since the manifest that was
+    just read may be of the checkpoint that goes.
+    """
+    while True:
+        objects = {}
+        try:
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Contents", []):
+                    objects[item["Key"]] = s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+        except s3.exceptions.NoSuchKey:
+            continue
+        return objects
 
 
 def _money(stage: Stage, job: Job, plot: Plot, outcome: Outcome) -> list[str]:
