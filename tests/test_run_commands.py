@@ -136,7 +136,7 @@ def test_checkpoints_and_the_ledger_are_shown(type_: Type, run: str) -> None:
 
 
 def test_a_run_is_suspended_resumed_and_cancelled(type_: Type, run: str) -> None:
-    for command, status in (("suspend", "STOPPING"), ("resume", "STOPPING"), ("cancel", "STOPPING")):
+    for command, status in (("suspend", "STOPPING"), ("resume", "RECOVERING"), ("cancel", "STOPPING")):
         done = type_(command, run)
         assert (done.exit_code, done.stderr.startswith(f"{run} is {status}. ")) == (0, True), done.stderr
     cheap = type_("resume", run, "--cost-usd", "0.01")
