@@ -159,6 +159,16 @@ def run_ledger(run: str) -> Response:
     return _people(lambda people, c: people.ledger(c, run, _query()), run)
 
 
+@app.route("/runs/{run}/results", methods=["GET"], authorizer=signed)
+def run_results(run: str) -> Response:
+    return _files(lambda files, c: files.results(c, run, _query()), run)
+
+
+@app.route("/runs/{run}/logs", methods=["GET"], authorizer=signed)
+def run_logs(run: str) -> Response:
+    return _files(lambda files, c: files.logs(c, run, _query()), run)
+
+
 @app.route("/budget", methods=["GET", "PUT"], authorizer=signed)
 def budget() -> Response:
     def act() -> Response:
@@ -191,6 +201,17 @@ def _people(ask: Callable[[Any, Controller], dict[str, Any]], run: str | None = 
         from chalicelib import people
 
         return _answer(ask(people, controller()))
+
+    return _guarded(act, run)
+
+
+def _files(ask: Callable[[Any, Controller], dict[str, Any]], run: str) -> Response:
+    """The same for `chalicelib.files`."""
+
+    def act() -> Response:
+        from chalicelib import files
+
+        return _answer(ask(files, controller()))
 
     return _guarded(act, run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -88,6 +89,33 @@ class Bucket:
         """Attempts that have begun to write checkpoints."""
         return sorted(self._numbers(f"{run_prefix(run)}checkpoints/"))
 
+    def newest(self, run: str, what: str) -> int | None:
+        """The newest attempt that has left some of it: `results` or `logs`."""
+        return max(self._numbers(f"{run_prefix(run)}{what}/"), default=None)
+
+    def listed(self, prefix: str, after: str, most: int) -> tuple[list[tuple[str, int]], bool]:
+        """What comes after a name: names under the prefix with their bytes, at most so many; and whether there are more."""
+        page = self._s3.list_objects_v2(Bucket=self.name, Prefix=prefix, StartAfter=prefix + after, MaxKeys=most)
+        return _named(page, prefix), bool(page.get("IsTruncated"))
+
+    def all_listed(self, prefix: str) -> list[tuple[str, int]]:
+        """Every name under the prefix, with its bytes."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        return [each for page in pages for each in _named(page, prefix)]
+
+    def read(self, key: str, first: int, most: int) -> bytes:
+        """At most so many bytes from one on, which must be there."""
+        span = f"bytes={first}-{first + most - 1}"
+        return bytes(self._s3.get_object(Bucket=self.name, Key=key, Range=span)["Body"].read())
+
+    def signed(self, key: str, valid: timedelta) -> str:
+        """A URL by which anybody may fetch it for so long. Asks nothing of S3."""
+        return str(
+            self._s3.generate_presigned_url(
+                "get_object", Params={"Bucket": self.name, "Key": key}, ExpiresIn=int(valid.total_seconds())
+            )
+        )
+
     def prune(self, run: Run, keep: int) -> list[Counted]:
         """Delete all but the newest `keep` checkpoints of the run, and what was begun before a newer whole one.
 
@@ -163,6 +191,10 @@ class Bucket:
             for first in range(0, len(versions), _MOST_DELETED):
                 batch = versions[first : first + _MOST_DELETED]
                 self._s3.delete_objects(Bucket=self.name, Delete={"Objects": batch, "Quiet": True})
+
+
+def _named(page: dict[str, Any], prefix: str) -> list[tuple[str, int]]:
+    return [(item["Key"][len(prefix) :], int(item["Size"])) for item in page.get("Contents", [])]
 
 
 def _missing(error: ClientError) -> bool:

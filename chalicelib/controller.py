@@ -127,7 +127,8 @@ class Controller:
 
     @cached_property
     def s3(self) -> Any:
-        return self.client("s3")
+        # Left to itself botocore signs URLs in the old way, which a bucket encrypted by KMS refuses.
+        return self.session.client("s3", config=_CONFIG.merge(Config(signature_version="s3v4")))
 
     @cached_property
     def sns(self) -> Any:

@@ -140,7 +140,7 @@ def _new_run(c: Controller, spec: specs.RunSpec, by: str) -> Run:
 
 
 def get(c: Controller, name: str) -> dict[str, Any]:
-    run = _load(c, name)
+    run = load(c, name)
     return views.run_view(run, _document(c, name), c.records.beats(name), c.records.results(name))
 
 
@@ -156,7 +156,7 @@ def _document(c: Controller, name: str) -> dict[str, Any] | None:
 
 def list_runs(c: Controller, query: Mapping[str, str]) -> dict[str, Any]:
     """Newest first. `status` filters, `limit` bounds, `cursor` goes on. `unreadable` names those that can't be shown."""
-    limit = _limit(query)
+    limit = page_size(query)
     wanted = query.get("status")
     if wanted is not None and wanted not in Status.__members__:
         raise ApiError.wrong_field("status", wanted, f"is no status; there are {', '.join(Status)}")
@@ -186,7 +186,7 @@ def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None =
 
     `cost_usd` comes with a resume: a new limits.cost_usd, not below the old one.
     """
-    run = _load(c, name)
+    run = load(c, name)
     if run.status.ended and not (what == "cancel" and run.status is Status.CANCELLED):
         raise ApiError(409, "ended", f"The run {name!r} has ended ({run.status.value}); it can't {what} any more.")
     if cost_usd is not None and cost_usd < run.limits.cost_usd:
@@ -209,17 +209,17 @@ def ask(c: Controller, name: str, what: str, by: str, cost_usd: Decimal | None =
 
 
 def events(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
-    _load(c, name)
+    load(c, name)
     cursor = query.get("cursor") or ""
     if cursor and not _EVENT.fullmatch(cursor):
         raise ApiError.wrong_field("cursor", cursor, _NO_CURSOR)
-    items, more = c.store.timeline(name, _limit(query), cursor)
+    items, more = c.store.timeline(name, page_size(query), cursor)
     return {"events": [views.event_view(item) for item in items], "cursor": more}
 
 
 def checkpoints(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
     """Whole checkpoints, newest first, and whether each counts for a resume. `limit` bounds, `cursor` goes on."""
-    run, limit, after = _load(c, name), _limit(query, _MOST), _after(query)
+    run, limit, after = load(c, name), page_size(query, _MOST), _after(query)
     fixed = {f.attempt: f.step for f in run.counted}
     found: list[dict[str, Any]] = []
     for attempt in reversed(c.bucket.attempts(name)):
@@ -236,15 +236,16 @@ def checkpoints(c: Controller, name: str, query: Mapping[str, str]) -> dict[str,
 
 def ledger(c: Controller, name: str, query: Mapping[str, str]) -> dict[str, Any]:
     """The run's account, and its lines, oldest first. `limit` bounds them, `cursor` goes on."""
-    _load(c, name)
-    limit, after = _limit(query, _LINES, _LINES), _after(query)
+    load(c, name)
+    limit, after = page_size(query, _LINES, _LINES), _after(query)
     answer = money.lines(c, name)
     left = [line for line in answer["lines"] if not after or (line["attempt"], line["seq"]) > after]
     more = f"{left[limit - 1]['attempt']}-{left[limit - 1]['seq']}" if len(left) > limit else None
     return {**answer, "lines": left[:limit], "cursor": more}
 
 
-def _load(c: Controller, name: str) -> Run:
+def load(c: Controller, name: str) -> Run:
+    """Raises ApiError 404."""
     # Nothing else was ever a run's name; a long one would be no key of the table.
     run = c.store.load(name) if is_run_name(name) else None
     if run is None:
@@ -252,7 +253,8 @@ def _load(c: Controller, name: str) -> Run:
     return run
 
 
-def _limit(query: Mapping[str, str], usual: int = _PAGE, most: int = _MOST) -> int:
+def page_size(query: Mapping[str, str], usual: int = _PAGE, most: int = _MOST) -> int:
+    """How many of a list are asked for. Raises ApiError 400."""
     given = query.get("limit")
     if not given:
         return usual

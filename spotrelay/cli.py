@@ -17,6 +17,7 @@ from spotrelay.commands.ask import cancel, resume, suspend
 from spotrelay.commands.budget import budget
 from spotrelay.commands.deploy import deploy, destroy
 from spotrelay.commands.doctor import doctor
+from spotrelay.commands.left import logs, results
 from spotrelay.commands.look import checkpoints, ledger, runs, show
 from spotrelay.commands.secret import secret
 from spotrelay.commands.submit import submit
@@ -30,7 +31,7 @@ def main() -> None:
     """Long training jobs on EC2 Spot, within a small monthly budget."""
 
 
-for each in (submit, runs, show, watch, events, checkpoints, ledger, cancel, suspend, resume, budget):
+for each in (submit, runs, show, watch, logs, results, events, checkpoints, ledger, cancel, suspend, resume, budget):
     main.add_command(each)
 for each in (deploy, destroy, doctor, secret):
     main.add_command(each)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from chalicelib import money, people
+from chalicelib import files, money, people
 from chalicelib.contracts.money import BudgetChange
 from chalicelib.core.model import Status
 from tests.controlled import ME, SPEC
@@ -90,8 +90,9 @@ def _look_around(life: Life) -> None:
     c, name = life.c, life.name
     money.budget(c)
     people.list_runs(c, {})
-    for read in (people.events, people.checkpoints, people.ledger):
+    for read in (people.events, people.checkpoints, people.ledger, files.results, files.logs):
         read(c, name, {})
+    files.logs(c, name, {"tail": "true"})
 
 
 def _given_money(life: Life) -> None:
@@ -99,7 +100,9 @@ def _given_money(life: Life) -> None:
     run, status = life.run, life.run.status if life.run else None
     queued = run is not None and status is Status.QUEUED and bool(run.reason == "budget")
     life.once("money", queued, lambda: life.asked(lambda: money.set_limit(life.c, enough, ME)))
-    life.once("look", life.step(1) >= 60, lambda: life.asked(lambda: _look_around(life)))
+    if life.step(1) >= 60:
+        life.once("log", True, lambda: life.put("logs/0001/000000000000.log", b"training\n" * 10_000))
+        life.once("look", True, lambda: life.asked(lambda: _look_around(life)))
     life.once("suspend", life.step(1) >= 120, lambda: _ask(life, "suspend"))
     life.once("resume", status is Status.SUSPENDED, lambda: _ask(life, "resume"))
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,10 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from spotrelay import fetch
 from spotrelay.cli import main
 from spotrelay.client import ApiRefused, ApiUnreachable
+from spotrelay.commands import left as left_commands
 from spotrelay.commands import watch
 from spotrelay.rehearsal.stage import STAGE
 from tests.deployed import SPEC, Deployed
@@ -157,6 +163,88 @@ def test_a_run_is_watched_to_its_end(type_: Type, run: str, deployed: Deployed) 
         line for event in told for line in [event["message"]] if line in done.stderr
     ]
     assert told[-1]["status"] == "CANCELLED"
+
+
+def test_results_are_fetched_whole_and_never_outside_of_the_folder(
+    type_: Type, run: str, deployed: Deployed, tmp_path: Path
+) -> None:
+    none = type_("results", run)
+    assert (none.exit_code, none.stdout, none.stderr) == (0, "", f"{run} has left no results yet.\n")
+    s3, prefix = deployed.stage.client("s3"), f"runs/{run}/results/0001/"
+    given = {"metrics.json": b"{}", "plots/a b+c.png": b"p" * 3_000_000, "empty": b""}
+    for path, body in given.items():
+        s3.put_object(Bucket=deployed.bucket, Key=prefix + path, Body=body)
+    assert "1 3.0 MB plots/a b+c.png" in words(type_("results", run).stdout)
+    done = type_("results", run, "--to", str(tmp_path / "here"))
+    assert done.exit_code == 0, done.output
+    found = {
+        str(p.relative_to(tmp_path / "here")): p.read_bytes() for p in (tmp_path / "here").rglob("*") if p.is_file()
+    }
+    assert found == given
+    s3.put_object(Bucket=deployed.bucket, Key=f"{prefix}../../escaped", Body=b"x")
+    escaped = type_("results", run, "--to", str(tmp_path / "there"))
+    assert escaped.exit_code == 1
+    assert "it is not fetched" in escaped.stderr
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_a_url_that_is_too_old_is_asked_for_anew(run: str, deployed: Deployed, tmp_path: Path) -> None:
+    api = deployed.stage.api
+    for path in ("a", "b"):
+        key = f"runs/{run}/results/0001/{path}"
+        deployed.stage.client("s3").put_object(Bucket=deployed.bucket, Key=key, Body=path.encode())
+
+    class Old(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is said."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for file in fetch.found(api, run, None):
+            old = replace(file, url=f"http://127.0.0.1:{server.server_address[1]}/")
+            assert fetch.fetch(api, run, old, tmp_path, lambda _: None).read_text() == file.path
+        server.shutdown()
+
+
+def test_the_log_is_shown_and_followed_into_the_next_attempt(
+    type_: Type, run: str, deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(attempt: int, *parts: bytes) -> None:
+        for offset, part in enumerate(parts):
+            key = f"runs/{run}/logs/{attempt:04d}/{offset:012d}.log"
+            deployed.stage.client("s3").put_object(Bucket=deployed.bucket, Key=key, Body=part)
+
+    def is_taken_back() -> None:
+        deployed.stage.control.kill(deployed.instance(run, 1))
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            attempts = deployed.stage.api.get("runs", run)["attempts"]
+            if len(attempts) == 2 and attempts[0]["ended_at"]:
+                break
+            time.sleep(0.1)
+        write(2, b"of two\n")
+
+    def ends() -> None:
+        type_("cancel", run)
+        deployed.stage.control.kill(deployed.instance(run, 2))
+        assert type_("watch", run).exit_code == 1
+
+    assert type_("logs", run).stderr == f"{run} has no log yet.\n"
+    write(1, b"first\n" * 20_000, b"last of one\n")
+    tail, whole = type_("logs", run).stdout, type_("logs", run, "--all").stdout
+    assert whole == "first\n" * 20_000 + "last of one\n"
+    assert whole.endswith(tail)
+    assert 60_000 < len(tail) <= 64 * 1024
+    happens = iter([is_taken_back, ends])
+    monkeypatch.setattr(left_commands, "pause", lambda: next(happens)())
+    followed = type_("logs", run, "--follow")
+    assert followed.exit_code == 0, followed.output
+    assert followed.stdout == tail + "of two\n"
+    assert followed.stderr == "attempt 1\nattempt 2\n"
+    assert type_("logs", run, "--attempt", "1", "--all").stdout == whole
 
 
 def test_the_month_is_shown_and_its_limit_changed(type_: Type, run: str) -> None:

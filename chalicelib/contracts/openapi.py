@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from chalicelib.contracts import api, money
+from chalicelib.contracts import api, files, money
 from chalicelib.contracts.spec import RunSpec
 from chalicelib.core.frozen import dataclass
 
@@ -103,6 +103,24 @@ ROUTES = (
         (400, 404, 409),
         query=("limit", "cursor"),
     ),
+    Route(
+        "GET",
+        "/runs/{run}/results",
+        "listResults",
+        "What an attempt of a run has left, by signed URLs.",
+        _one(files.ResultList),
+        (400, 404, 409),
+        query=("attempt", "limit", "cursor"),
+    ),
+    Route(
+        "GET",
+        "/runs/{run}/logs",
+        "readLogs",
+        "The log of an attempt of a run, piece by piece.",
+        _one(files.LogText),
+        (400, 404, 409),
+        query=("attempt", "tail", "cursor"),
+    ),
     Route("GET", "/budget", "getBudget", "The month's money.", _one(money.Budget), (409,)),
     Route(
         "PUT",
@@ -146,6 +164,8 @@ _QUERY: dict[str, dict[str, Any]] = {
     "plan": {"type": "boolean", "description": "Answer what would be done and cost, and do nothing."},
     "status": {"type": "string", "description": "Only runs of this status."},
     "limit": {"type": "integer", "minimum": 1, "maximum": 100, "description": "How many at most."},
+    "attempt": {"type": "integer", "minimum": 1, "maximum": 9999, "description": "Of this attempt, not of the newest."},
+    "tail": {"type": "boolean", "description": "Begin with the last 64 KiB."},
     "cursor": {"type": "string", "description": "Where to go on, as the answer before said."},
 }
 

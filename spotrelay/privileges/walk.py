@@ -60,7 +60,7 @@ def walk(stage: Stage, job: Job, name: str, look: Look) -> str:
                 asked = True
             run = stage.api.get("runs", name)
             status = run["status"]
-            for view in ("events", "checkpoints", "ledger"):
+            for view in ("events", "checkpoints", "ledger", "results", "logs"):
                 stage.api.get("runs", name, view)
             stage.api.get("budget")
             stage.api.get("runs")
