@@ -155,6 +155,7 @@ def test_a_run_is_watched_to_its_end(type_: Type, run: str, deployed: Deployed) 
     agent = deployed.agent(deployed.instance(run, 1))
     left = {"code": 0, "reason": "user", "message": "Over.", "step": 600, "drained": True}
     agent.post("attempts", run, "1", "exit", body=left)
+    deployed.stage.control.kill(deployed.instance(run, 1))
     done = type_("watch", run)
     assert done.exit_code == 1
     assert f"run {run} CANCELLED user" in words(done.stdout)
