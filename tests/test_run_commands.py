@@ -98,6 +98,12 @@ def test_the_same_file_again_is_the_same_run_and_another_of_its_name_is_refused(
     assert type_("submit", str(spec), "--name", f"typed-{next(NUMBERS)}").exit_code == 0
 
 
+def test_a_name_may_be_given_with_the_command_alone(type_: Type, spec: Path) -> None:
+    spec.write_text(spec.read_text().replace("name: typed", "# typed"))
+    assert "name" in type_("submit", str(spec), "--plan").stderr
+    assert type_("submit", str(spec), "--plan", "--name", "named").exit_code == 0
+
+
 def test_a_spec_comes_from_standard_input_too(type_: Type, spec: Path) -> None:
     assert type_("submit", "-", "--plan", says=spec.read_text()).exit_code == 0
 

@@ -29,7 +29,7 @@ def submit(api: Client, spec: Path, plan: bool, name: str | None, watch: bool, a
 
     The same spec again changes nothing; another one under the same name is refused.
     """
-    document = read(spec) | ({"name": name} if name else {})
+    document = read(spec, name)
     if plan:
         planned = api.post("runs", body=document, plan="true")
         print_json(planned) if as_json else answers().print(money.plan(planned))
@@ -45,11 +45,14 @@ def submit(api: Client, spec: Path, plan: bool, name: str | None, watch: bool, a
         console().print(f"Next: spotrelay watch {run['name']}")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The spec in a file, in JSON types. Raises click.ClickException that names every wrong field."""
+def read(path: Path, name: str | None = None) -> dict[str, Any]:
+    """The spec in a file, in JSON types, under another name if one is given. Raises click.ClickException that names every
+    wrong field.
+    """
     try:
         given = path == Path("-")
         document = specfile.load(sys.stdin.buffer.read(), "standard input") if given else specfile.read(path)
+        document |= {"name": name} if name else {}
         # Whether a path of this machine may be a repository is for the API to say: in a rehearsal it may.
         return specs.dump(specs.parse(document, allow_local=True))
     except specfile.SpecFileError as error:
