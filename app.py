@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, ConvertToMiddleware, IAMAuthorizer, Rate, Response
@@ -161,12 +162,12 @@ def run_ledger(run: str) -> Response:
 
 @app.route("/runs/{run}/results", methods=["GET"], authorizer=signed)
 def run_results(run: str) -> Response:
-    return _files(lambda files, c: files.results(c, run, _query()), run)
+    return _people(lambda files, c: files.results(c, run, _query()), run, "files")
 
 
 @app.route("/runs/{run}/logs", methods=["GET"], authorizer=signed)
 def run_logs(run: str) -> Response:
-    return _files(lambda files, c: files.logs(c, run, _query()), run)
+    return _people(lambda files, c: files.logs(c, run, _query()), run, "files")
 
 
 @app.route("/budget", methods=["GET", "PUT"], authorizer=signed)
@@ -194,26 +195,11 @@ def openapi() -> Response:
     return _guarded(act)
 
 
-def _people(ask: Callable[[Any, Controller], dict[str, Any]], run: str | None = None) -> Response:
-    """What `chalicelib.people` answers; the module is given to `ask`, since only these routes need it."""
-
-    def act() -> Response:
-        from chalicelib import people
-
-        return _answer(ask(people, controller()))
-
-    return _guarded(act, run)
-
-
-def _files(ask: Callable[[Any, Controller], dict[str, Any]], run: str) -> Response:
-    """The same for `chalicelib.files`."""
-
-    def act() -> Response:
-        from chalicelib import files
-
-        return _answer(ask(files, controller()))
-
-    return _guarded(act, run)
+def _people(
+    ask: Callable[[Any, Controller], dict[str, Any]], run: str | None = None, module: str = "people"
+) -> Response:
+    """What a module of `chalicelib` answers; it is given to `ask`, since only these routes need it."""
+    return _guarded(lambda: _answer(ask(import_module(f"chalicelib.{module}"), controller())), run)
 
 
 # -- agents' routes ------------------------------------------------------------------------------------------------------
