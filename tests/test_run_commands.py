@@ -246,7 +246,7 @@ def test_the_log_is_shown_and_followed_into_the_next_attempt(
     assert whole.endswith(tail)
     assert 60_000 < len(tail) <= 64 * 1024
     happens = iter([is_taken_back, ends])
-    monkeypatch.setattr(left_commands, "pause", lambda: next(happens)())
+    monkeypatch.setattr(left_commands, "pause", lambda: next(happens, lambda: None)())
     followed = type_("logs", run, "--follow")
     assert followed.exit_code == 0, followed.output
     assert followed.stdout == tail + "of two\n"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
+from rich.console import Console
+from rich.text import Text
 
 from chalicelib.contracts.names import is_run_name
-from spotrelay.client import Client
+from spotrelay.client import ApiRefused, ApiUnreachable, Client
 from spotrelay.commands.shared import Account, account_options
 from spotrelay.deploying import api_of
 from spotrelay.deploying.errors import DeployError
@@ -77,3 +80,16 @@ def pages(api: Client, *path: str, key: str, most: int | None = None, **query: s
             most -= len(page[key])
         if cursor is None or most == 0:
             return
+
+
+@contextmanager
+def patient(out: Console) -> Iterator[None]:
+    """What the next look may find mended is told of, and raised no further."""
+    try:
+        yield
+    except ApiUnreachable as error:
+        out.print(Text(f"{error}; trying again", style="yellow"))
+    except ApiRefused as error:
+        if error.status < 500 and error.status != 429:
+            raise
+        out.print(Text(f"{error}; trying again", style="yellow"))

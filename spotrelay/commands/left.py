@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from spotrelay import fetch
 from spotrelay.client import Client
-from spotrelay.commands.api import api_options, run_argument
+from spotrelay.commands.api import api_options, patient, run_argument
 from spotrelay.commands.shared import answers, console, json_option, print_json
 from spotrelay.show import runs, words
 from spotrelay.show.tables import table
@@ -68,46 +71,57 @@ def _fetch(api: Client, run: str, found: list[fetch.Found], folder: Path) -> Non
 @api_options
 def logs(api: Client, run: str, is_followed: bool, whole: bool, attempt: int | None) -> None:
     """What RUN prints, as the newest attempt has sent it: a part each 20 seconds."""
-    cursor: str | None = None
-    shown: int | None = None
+    reader = _Reader(api, run, attempt, "false" if whole else "true")
+    ended = not is_followed or api.get("runs", run)["status"] in runs.ENDED
     while True:
-        ended = not is_followed or api.get("runs", run)["status"] in runs.ENDED
-        number = attempt if cursor is None else None
-        page = api.get("runs", run, "logs", attempt=number, cursor=cursor, tail=_flag(cursor is None and not whole))
-        if page["attempt"] != shown and page["text"]:
-            shown = page["attempt"]
-            console().print(f"attempt {shown}", style="dim")
-        sys.stdout.write(page["text"])
-        sys.stdout.flush()
-        cursor = page["cursor"]
-        if page["more"]:
-            continue
-        following = _next(api, run, page["attempt"]) if is_followed and attempt is None else None
-        if following is not None:
-            cursor = following
-        elif ended:
-            break
-        else:
-            pause()
-    if shown is None:
+        with patient(console()) if is_followed else nullcontext():
+            for text in reader.new():
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            if is_followed and attempt is None and reader.turn():
+                continue
+            if ended:
+                break
+            ended = api.get("runs", run)["status"] in runs.ENDED
+        pause()
+    if reader.shown is None:
         console().print(f"{run} has no log yet.")
+
+
+class _Reader:
+    """A run's log, each piece once. `shown` is the attempt that spoke last."""
+
+    def __init__(self, api: Client, run: str, attempt: int | None, tail: str) -> None:
+        self._api, self._run = api, run
+        self._where: dict[str, Any] = {"attempt": attempt, "tail": tail}
+        self._attempt: int | None = None
+        self.shown: int | None = None
+
+    def new(self) -> Iterator[str]:
+        """What has come since the last time."""
+        more = True
+        while more:
+            page = self._api.get("runs", self._run, "logs", **self._where)
+            self._attempt, more = page["attempt"], page["more"]
+            if page["attempt"] != self.shown and page["text"]:
+                self.shown = page["attempt"]
+                console().print(f"attempt {self.shown}", style="dim")
+            if page["cursor"]:
+                self._where = {"cursor": page["cursor"]}
+            yield page["text"]
+
+    def turn(self) -> bool:
+        """Turn to the next attempt that has a log, once this one and those between have ended. Whether there was one."""
+        attempts = self._api.get("runs", self._run)["attempts"]
+        for number in range(self._attempt or 1, len(attempts)):
+            if not attempts[number - 1]["ended_at"]:
+                return False
+            if self._api.get("runs", self._run, "logs", attempt=number + 1)["text"]:
+                self._where = {"attempt": number + 1}
+                return True
+        return False
 
 
 def pause() -> None:
     """Until it is worth to look again."""
     time.sleep(_EVERY_S)
-
-
-def _next(api: Client, run: str, attempt: int | None) -> str | None:
-    """Where the log of the next attempt begins that has one, when this one and those between have ended."""
-    attempts = api.get("runs", run)["attempts"]
-    for number in range(attempt or 1, len(attempts)):
-        if not attempts[number - 1]["ended_at"]:
-            return None
-        if api.get("runs", run, "logs", attempt=number + 1)["text"]:
-            return f"{number + 1}-0-0"
-    return None
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"

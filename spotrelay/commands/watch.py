@@ -5,17 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.live import Live
-from rich.text import Text
 
-from spotrelay.client import ApiRefused, ApiUnreachable, Client
-from spotrelay.commands.api import api_options, run_argument
+from spotrelay.client import Client
+from spotrelay.commands.api import api_options, patient, run_argument
 from spotrelay.commands.shared import answers, console, json_option, print_json
 from spotrelay.show import runs
 
@@ -62,15 +60,17 @@ def watch(api: Client, run: str, as_json: bool) -> None:
 def events(api: Client, run: str, is_followed: bool, as_json: bool) -> None:
     """What has happened to RUN, oldest first. With --json: one event a line."""
     timeline = Timeline(api, run)
+    ended = not is_followed or api.get("runs", run)["status"] in runs.ENDED
     while True:
-        ended = not is_followed or api.get("runs", run)["status"] in runs.ENDED
-        for event in timeline.new():
-            if as_json:
-                print_json(event, line=True)
-            else:
-                answers().print(runs.event(event, datetime.now(UTC)), soft_wrap=True)
-        if ended:
-            return
+        with patient(console()) if is_followed else nullcontext():
+            for event in timeline.new():
+                if as_json:
+                    print_json(event, line=True)
+                else:
+                    answers().print(runs.event(event, datetime.now(UTC)), soft_wrap=True)
+            if ended:
+                return
+            ended = api.get("runs", run)["status"] in runs.ENDED  # what it told before that is shown in one more turn
         time.sleep(EVERY_S)
 
 
@@ -82,7 +82,7 @@ def follow(api: Client, name: str, as_json: bool) -> None:
     try:
         with live or nullcontext():
             while True:
-                with _patient(out):
+                with patient(out):
                     run = api.get("runs", name)
                     for event in () if as_json else timeline.new():
                         out.print(runs.event(event, datetime.now(UTC)), soft_wrap=True)
@@ -96,16 +96,3 @@ def follow(api: Client, name: str, as_json: bool) -> None:
         sys.exit(130)
     print_json(run) if as_json else answers().print(runs.one(run, datetime.now(UTC)))
     sys.exit(0 if run["status"] == "SUCCEEDED" else 1)
-
-
-@contextmanager
-def _patient(out: Console) -> Iterator[None]:
-    """What the next look may find mended is told of, and raised no further."""
-    try:
-        yield
-    except ApiUnreachable as error:
-        out.print(Text(f"{error}; trying again", style="yellow"))
-    except ApiRefused as error:
-        if error.status < 500 and error.status != 429:
-            raise
-        out.print(Text(f"{error}; trying again", style="yellow"))
