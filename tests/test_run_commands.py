@@ -286,12 +286,18 @@ def test_the_commands_of_the_documentation_do_what_they_say(type_: Type, deploye
     name = f"documented-{next(NUMBERS)}"
     document = {**SPEC, "name": name, "source": {"repo": "/nowhere", "ref": "main"}}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
-    page = (ROOT / "docs/commands.md").read_text()
+    page = "".join((ROOT / path).read_text() for path in ("docs/commands.md", "README.md"))
     typed = [line.partition("#")[0].split()[1:] for line in page.splitlines() if line.startswith("spotrelay ")]
     assert {line[0] for line in typed} == set(main.commands) - {"deploy", "destroy", "doctor", "rehearse", "secret"}
+    left: dict[str, Any] = {}
     for line in typed:
-        given = {"run.yaml": str(tmp_path / "run.yaml"), "quickstart": name, "again": f"{name}-again"}
-        if line[0] == "watch":
+        given = {
+            "run.yaml": str(tmp_path / "run.yaml"),
+            "quickstart": name,
+            "again": f"{name}-again",
+            "here": str(tmp_path),
+        }
+        if line[0] == "watch" and not left:
             left = {"code": 0, "reason": "user", "message": "Over.", "drained": True}
             deployed.agent(deployed.instance(name, 1)).post("attempts", name, "1", "exit", body=left)
         done = type_(*(given.get(word, word) for word in line))

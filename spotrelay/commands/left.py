@@ -32,7 +32,7 @@ _attempt = click.option("--attempt", type=click.IntRange(1, 9999), help="Of this
 def results(api: Client, run: str, folder: Path | None, attempt: int | None, as_json: bool) -> None:
     """What RUN has left: its results, listed, or with --to fetched."""
     found = list(fetch.found(api, run, attempt))
-    if folder is not None:
+    if folder is not None and found:
         _fetch(api, run, found, folder)
     if as_json:
         print_json([{"attempt": each.attempt, "path": each.path, "bytes": each.bytes} for each in found])

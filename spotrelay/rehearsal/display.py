@@ -16,6 +16,8 @@ from spotrelay.rehearsal.conduct import Show
 from spotrelay.rehearsal.watch import Watch
 from spotrelay.show.runs import STYLES
 
+_LEGS = "attempts: steps"
+
 
 class Display(Show):
     """Lines on the console, and on a terminal a live table below them. `quiet` shows nothing at all."""
@@ -66,8 +68,9 @@ def standing(run: Mapping[str, Any], watch: Watch, total: int | None) -> Rendera
 def summary(report: Mapping[str, Any]) -> RenderableType:
     """The report as a table and a verdict."""
     table = Table(box=None)
-    for head in ("scenario", "status", "attempts: steps", "lost", "pause", "calls to relaunch", "cost", "billed"):
-        table.add_column(head, no_wrap=True)
+    for head in ("scenario", "status", _LEGS, "lost", "pause", "calls", "cost", "billed"):
+        # Of fourteen attempts the steps go over several lines; a word or an amount is shown whole.
+        table.add_column(head, no_wrap=head != _LEGS, min_width=20 if head == _LEGS else None)
     for run in report["runs"]:
         good = not run["problems"]
         table.add_row(
