@@ -320,14 +320,14 @@ def test_a_part_of_the_sweep_that_fails_is_named_with_its_run_and_raises_the_ala
     has(line, run=RUN, error="ConnectionError: no route", level="ERROR")
 
 
-@pytest.mark.parametrize("path", ["", "/events", "/ledger", "/checkpoints"])
+@pytest.mark.parametrize("path", ["", "/events", "/ledger", "/checkpoints", "/results", "/logs"])
 def test_peoples_lines_name_the_run(handlers: Handlers, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     handlers.submit()
 
     def broken(*_: Any) -> Any:
         raise ConnectionError("away")
 
-    monkeypatch.setattr(people, "_load", broken)
+    monkeypatch.setattr(people, "load", broken)
     answer = handlers.get(f"/runs/{RUN}{path}")
     assert answer.status_code == 500
     assert answer.json_body["error"]["fields"] == []
