@@ -38,7 +38,7 @@ RUN: dict[str, Any] = {
     "attempts": [ATTEMPT],
     "step": 2_000_000,
     "total_steps": 5_000_000,
-    "metrics": {"reward_trend": 0.123456, "scenarios": "[a]"},
+    "metrics": {"reward_trend": 0.123456, "scenarios": "[a]", "rewards": [[1, 2]] * 40, "best": {"step": 1}},
     "last_heartbeat_at": "2026-11-26T11:59:50+00:00",
     "commit": "3fa9c1e0" * 5,
     "results": None,
@@ -57,7 +57,14 @@ def text(shown: RenderableType) -> str:
 
 @pytest.mark.parametrize(
     ("amount", "told"),
-    [("3.120000", "$3.12"), ("0.004100", "$0.0041"), ("0.000000", "$0.00"), ("1234.5", "$1,234.50"), (None, "–")],
+    [
+        ("3.120000", "$3.12"),
+        ("0.004100", "$0.0041"),
+        ("0.000000", "$0.00"),
+        ("1234.5", "$1,234.50"),
+        ("0.000002", "<$0.0001"),
+        (None, "–"),
+    ],
 )
 def test_amounts(amount: str | None, told: str) -> None:
     assert words.usd(amount) == told
@@ -82,6 +89,7 @@ def test_a_run_at_a_glance() -> None:
     assert "139.1 steps a second, 5 hours and 59 minutes left" in shown
     assert "$3.12 of $11.00, $0.0500 reserved" in shown
     assert "heard 10 seconds ago" in shown
+    assert "reward_trend 0.1235 scenarios [a] rewards (40 inside) best (1 inside)" in shown
     assert "REPO.git main 3fa9c1e03fa9" in shown
     assert "● 2 i-0a c6i.xlarge/us-east-1b TRAINING 1,000,000 –" in shown
 

@@ -157,4 +157,7 @@ def _lasted(attempt: Mapping[str, Any], now: datetime) -> timedelta:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A number or a word; of what has parts only how many: `spotrelay show --json` has them."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"({len(value)} inside)" if isinstance(value, list | dict) else str(value)

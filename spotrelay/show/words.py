@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from humanize import intcomma, naturalsize, precisedelta
 
-_CENTS = Decimal("0.10")
+_CENTS, _LEAST = Decimal("0.10"), Decimal("0.0001")
 NOTHING = "–"
 
 
@@ -15,8 +15,11 @@ def usd(amount: str | None) -> str:
     """`$3.12`; what is less than ten cents keeps a hundredth of a cent."""
     if amount is None:
         return NOTHING
-    value = Decimal(amount)
-    return f"${value:.4f}" if 0 < abs(value) < _CENTS else f"${value:,.2f}"
+    value = abs(Decimal(amount))
+    sign = "-" if Decimal(amount) < 0 else ""
+    if 0 < value < _LEAST:
+        return f"{sign}<${_LEAST}"
+    return f"{sign}${value:.4f}" if 0 < value < _CENTS else f"{sign}${value:,.2f}"
 
 
 def span(length: timedelta) -> str:
