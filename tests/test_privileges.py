@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from chalicelib.slices import slice_in
+from chalicelib.sweep import SLICE
 from spotrelay.deploying import ROOT, template
-from spotrelay.privileges import report
+from spotrelay.privileges import report, walk
 from spotrelay.privileges.decisions import Decision, Reader, refusal, used
 from spotrelay.privileges.kept import Kept
 from spotrelay.privileges.removal import without
@@ -97,3 +100,11 @@ def test_the_page_has_every_statement_of_the_template() -> None:
     statements = [s["Fn::If"][1] if "Fn::If" in s else s for document in documents for s in document["Statement"]]
     assert sorted(s["Sid"] for s in statements) == sorted(report.sids(page))
     assert "each is needed." in page
+
+
+def test_the_walk_gives_the_sweep_more_than_one_invocation_takes() -> None:
+    at = datetime(2026, 11, 26, tzinfo=UTC)
+    given = slice_in(walk.large_slice(at))
+    assert given
+    assert (given.at, given.listening) == (at, at)
+    assert len(given.runs) > SLICE

@@ -149,26 +149,26 @@ def _beside(stage: Stage) -> None:
         )
     for event in EVENTS:
         functions.invoke(FunctionName=f"spot-relay-{STAGE}-{event}", InvocationType="Event", Payload=b"[]")
-    # A slice with more runs than one invocation takes gives the rest away; no cold start makes this one late.
-    runs = {f"nobody-{n}": "" for n in range(60)}
-    part = {
+    # No cold start makes it late.
+    part = json.dumps(large_slice(datetime.now(UTC) + timedelta(minutes=1))).encode()
+    functions.invoke(FunctionName=f"spot-relay-{STAGE}-sweep", InvocationType="Event", Payload=part)
+    protected = _instance(ec2, {_OURS["Key"]: STAGE, "spot-relay:protect": "yes"})
+    _end_by_schedule(stage, protected)
+
+
+def large_slice(at: datetime) -> dict[str, Any]:
+    """The sweep's event of a slice with more runs than one invocation takes: it gives the rest away."""
+    return {
         "version": "0",
         "id": "walk",
         "source": "spot-relay",
         "detail-type": "Spot Relay Slice",
-        "detail": {"runs": runs},
-    }
-    part |= {
         "account": "",
         "region": "",
         "resources": [],
-        "time": (datetime.now(UTC) + timedelta(minutes=1)).isoformat(),
+        "time": at.isoformat(),
+        "detail": {"listening": at.isoformat(), "runs": {f"nobody-{n}": "" for n in range(60)}},
     }
-    functions.invoke(
-        FunctionName=f"spot-relay-{STAGE}-sweep", InvocationType="Event", Payload=json.dumps(part).encode()
-    )
-    protected = _instance(ec2, {_OURS["Key"]: STAGE, "spot-relay:protect": "yes"})
-    _end_by_schedule(stage, protected)
 
 
 def _end_by_schedule(stage: Stage, instance: str) -> None:
