@@ -15,6 +15,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ConnectionError, HTTPClientError
 from botocore.httpsession import URLLib3Session
 
+# The statuses of a run that are an end.
+ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 # Every route may be called twice: a repeat changes nothing (DESIGN, I7). A cold start or a throttle is over in a moment.
 _PASSING = (429, 500, 502, 503, 504)
 _TRIES, _FIRST_PAUSE_S = 4, 0.2

@@ -68,9 +68,10 @@ def open_api(account: Account, url: str | None) -> Client:
     return found
 
 
-def pages(api: Client, *path: str, key: str, most: int | None = None, **query: str | None) -> Iterator[dict[str, Any]]:
-    """What a list has under `key`, over all its pages; at most `most`."""
-    cursor: str | None = None
+def pages(
+    api: Client, *path: str, key: str, most: int | None = None, cursor: str | None = None, **query: str | None
+) -> Iterator[dict[str, Any]]:
+    """What a list has under `key`, over all its pages or those from a cursor on; at most `most`."""
     while True:
         limit = _PAGE if most is None else min(_PAGE, most)
         page = api.get(*path, limit=limit, cursor=cursor, **query)
@@ -87,9 +88,7 @@ def patient(out: Console) -> Iterator[None]:
     """What the next look may find mended is told of, and raised no further."""
     try:
         yield
-    except ApiUnreachable as error:
-        out.print(Text(f"{error}; trying again", style="yellow"))
-    except ApiRefused as error:
-        if error.status < 500 and error.status != 429:
+    except (ApiUnreachable, ApiRefused) as error:
+        if isinstance(error, ApiRefused) and error.status < 500 and error.status != 429:
             raise
         out.print(Text(f"{error}; trying again", style="yellow"))

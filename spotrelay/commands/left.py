@@ -13,10 +13,10 @@ import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from spotrelay import fetch
-from spotrelay.client import Client
+from spotrelay.client import ENDED, Client
 from spotrelay.commands.api import api_options, patient, run_argument
 from spotrelay.commands.shared import answers, console, json_option, print_json
-from spotrelay.show import runs, words
+from spotrelay.show import words
 from spotrelay.show.tables import table
 
 _EVERY_S = 5.0
@@ -72,7 +72,7 @@ def _fetch(api: Client, run: str, found: list[fetch.Found], folder: Path) -> Non
 def logs(api: Client, run: str, is_followed: bool, whole: bool, attempt: int | None) -> None:
     """What RUN prints, as the newest attempt has sent it: a part each 20 seconds."""
     reader = _Reader(api, run, attempt, "false" if whole else "true")
-    ended = not is_followed or api.get("runs", run)["status"] in runs.ENDED
+    ended = not is_followed or api.get("runs", run)["status"] in ENDED
     while True:
         with patient(console()) if is_followed else nullcontext():
             for text in reader.new():
@@ -82,7 +82,7 @@ def logs(api: Client, run: str, is_followed: bool, whole: bool, attempt: int | N
                 continue
             if ended:
                 break
-            ended = api.get("runs", run)["status"] in runs.ENDED
+            ended = api.get("runs", run)["status"] in ENDED
         pause()
     if reader.shown is None:
         console().print(f"{run} has no log yet.")

@@ -73,6 +73,6 @@ def checkpoints(api: Client, run: str, as_json: bool) -> None:
 def ledger(api: Client, run: str, as_json: bool) -> None:
     """What RUN has cost, lease by lease: seconds, rates, and where the price came from."""
     account = api.get("runs", run, "ledger")
-    account["lines"] = list(pages(api, "runs", run, "ledger", key="lines"))
-    account.pop("cursor")
+    if cursor := account.pop("cursor"):
+        account["lines"] += pages(api, "runs", run, "ledger", key="lines", cursor=cursor)
     print_json(account) if as_json else answers().print(money.ledger(account, datetime.now(UTC)))

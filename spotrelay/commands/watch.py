@@ -12,7 +12,7 @@ from typing import Any
 import click
 from rich.live import Live
 
-from spotrelay.client import Client
+from spotrelay.client import ENDED, Client
 from spotrelay.commands.api import api_options, patient, run_argument
 from spotrelay.commands.shared import answers, console, json_option, print_json
 from spotrelay.show import runs
@@ -60,7 +60,7 @@ def watch(api: Client, run: str, as_json: bool) -> None:
 def events(api: Client, run: str, is_followed: bool, as_json: bool) -> None:
     """What has happened to RUN, oldest first. With --json: one event a line."""
     timeline = Timeline(api, run)
-    ended = not is_followed or api.get("runs", run)["status"] in runs.ENDED
+    ended = not is_followed or api.get("runs", run)["status"] in ENDED
     while True:
         with patient(console()) if is_followed else nullcontext():
             for event in timeline.new():
@@ -70,7 +70,7 @@ def events(api: Client, run: str, is_followed: bool, as_json: bool) -> None:
                     answers().print(runs.event(event, datetime.now(UTC)), soft_wrap=True)
             if ended:
                 return
-            ended = api.get("runs", run)["status"] in runs.ENDED  # what it told before that is shown in one more turn
+            ended = api.get("runs", run)["status"] in ENDED  # what it told before that is shown in one more turn
         time.sleep(EVERY_S)
 
 
@@ -88,7 +88,7 @@ def follow(api: Client, name: str, as_json: bool) -> None:
                         out.print(runs.event(event, datetime.now(UTC)), soft_wrap=True)
                 if live:
                     live.update(runs.one(run, datetime.now(UTC)), refresh=True)
-                if run["status"] in runs.ENDED:
+                if run["status"] in ENDED:
                     break
                 time.sleep(EVERY_S)
     except KeyboardInterrupt:

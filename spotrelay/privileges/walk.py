@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from spotrelay.client import ApiRefused, ApiUnreachable
+from spotrelay.client import ENDED, ApiRefused, ApiUnreachable
 from spotrelay.rehearsal.job import Job
 from spotrelay.rehearsal.stage import STAGE, Stage
 
@@ -21,7 +21,6 @@ SECRET, KNOWN, INPUT = "walk", "known@example.org", "inputs/walk"
 LASTS_S = 40.0  # of training: longer than the first half of a lease, so that one is renewed
 PATIENCE_S, GONE_S, SWEEPS_AFTER = 180.0, 30.0, 4
 EVENTS = ("on_warning", "on_state_change", "sweep")
-_ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 _OURS = {"Key": "spot-relay:stage", "Value": STAGE}
 
 Look = Callable[[], None]
@@ -52,7 +51,7 @@ def walk(stage: Stage, job: Job, name: str, look: Look) -> str:
     }
     status, asked, struck = "", False, set[str]()
     until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until and status not in _ENDED:
+    while time.monotonic() < until and status not in ENDED:
         look()
         try:
             if not asked:

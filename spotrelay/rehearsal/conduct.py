@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from spotrelay.client import ApiRefused, ApiUnreachable
+from spotrelay.client import ENDED, ApiRefused, ApiUnreachable
 from spotrelay.rehearsal import git_server, scenarios
 from spotrelay.rehearsal.canaries import TOKEN
 from spotrelay.rehearsal.job import Job, Reference
@@ -18,7 +18,6 @@ from spotrelay.rehearsal.scene import Plot, Scenario, Scene
 from spotrelay.rehearsal.stage import STAGE, Stage
 from spotrelay.rehearsal.watch import Watch
 
-ENDED = ("SUCCEEDED", "FAILED", "CANCELLED")
 LOOK_S = 0.2
 PATIENCE_S, CLEAR_PATIENCE_S = 900.0, 60.0
 

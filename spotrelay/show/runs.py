@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from spotrelay.client import ENDED
 from spotrelay.show import words
 from spotrelay.show.tables import beside, facts, table
 
@@ -23,7 +24,6 @@ STYLES = {
     "FAILED": "bold red",
     "CANCELLED": "dim",
 }
-ENDED = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 _BAR = 30
 
 
